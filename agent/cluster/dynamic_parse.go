@@ -35,8 +35,8 @@ const (
 	DefaultSuspectAfter         = time.Second
 )
 
-// dynamicKeys are all keys that ParseDynamic reads.
-func dynamicKeys() []string {
+// DynamicKeys are all keys that ParseDynamic reads.
+func DynamicKeys() []string {
 	return []string{
 		"ttl", "loop_wait", "retry_timeout", "maximum_lag_on_failover", "maximum_lag_on_syncnode", "maximum_lag_for_readers", "maximum_delay_for_readers",
 		"max_timelines_history", "check_timeline", "primary_start_timeout", "master_start_timeout",
@@ -314,8 +314,8 @@ func (r *reader) consider(d Dynamic) {
 	if use := d.Postgres.UseSlots; len(d.Slots) > 0 && use != nil && !*use {
 		r.warn(r.pick("slots", "permanent_slots"), "has no effect without postgresql.use_slots")
 	}
-	r.unknown("", r.raw, dynamicKeys()...)
-	r.unknown("postgresql.", asMap(r.raw["postgresql"]), postgresKeys()...)
+	r.unknown("", r.raw, DynamicKeys()...)
+	r.unknown("postgresql.", asMap(r.raw["postgresql"]), PostgresKeys()...)
 	for _, section := range []string{"slots", "permanent_slots"} {
 		slots := asMap(r.raw[section])
 		for _, name := range slices.Sorted(maps.Keys(slots)) {
@@ -335,8 +335,8 @@ func (r *reader) consider(d Dynamic) {
 	}
 }
 
-// postgresKeys are those of the section postgresql.
-func postgresKeys() []string {
+// PostgresKeys are those of the section postgresql.
+func PostgresKeys() []string {
 	return []string{
 		"parameters", "pg_hba", "pg_ident", "use_pg_rewind", "use_slots", "recovery_conf",
 		"remove_data_directory_on_rewind_failure", "remove_data_directory_on_diverged_timelines",

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,7 +44,6 @@ func (b beside) edits(cfg config.Config) ([]edit, error) {
 		{"scope", b.Scope},
 		{"bootstrap", b.Bootstrap},
 		{"postgresql.data_dir", b.DataDir},
-		{"postgresql.parameters.archive_mode", "off"},
 		{"watchdog.mode", "off"}, // the device is the other agent's
 	}
 	for _, of := range []struct{ path, address, port string }{
@@ -63,12 +64,19 @@ func (b beside) edits(cfg config.Config) ([]edit, error) {
 	if token := b.token(cfg); token != "" {
 		list = append(list, edit{"consul.token_file", token})
 	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Postgres.Parameters)) {
+		if slices.Contains(notBeside(), strings.ToLower(name)) {
+			list = append(list, edit{"postgresql.parameters." + name, nil})
+		}
+	}
+	own := parametersBeside()
+	for _, name := range slices.Sorted(maps.Keys(own)) {
+		list = append(list, edit{"postgresql.parameters." + name, own[name]})
+	}
 	for _, path := range []string{
 		"postgresql.config_dir", "log.dir", // the living shard's agent writes there
-		"postgresql.parameters.external_pid_file", "postgresql.parameters.stats_temp_directory",
 		"postgresql.proxy_address", "postgresql.pgpass",
 		"postgresql.create_replica_methods", "postgresql.recovery_conf", // they read the other shard's stanza
-		"postgresql.parameters.archive_command", "postgresql.parameters.archive_library", "postgresql.parameters.archive_cleanup_command",
 		"postgresql.callbacks", "postgresql.pre_promote", "postgresql.before_stop", "lictor.backup", "tags",
 	} {
 		list = append(list, edit{path, nil})
@@ -89,9 +97,12 @@ func (b beside) token(cfg config.Config) string {
 // dynamicBeside is the dynamic configuration of a shard, as one that was restored beside it begins.
 func dynamicBeside(dynamic map[string]any) map[string]any {
 	d := cluster.MergePatch(nil, dynamic)
-	// One member alone has no standby to wait for, slots are not in a backup, and the other site's
-	// primary has no word in it.
-	for _, name := range []string{"pause", "synchronous_mode", "synchronous_mode_strict", "synchronous_node_count", "slots", "standby_cluster", "other_site"} {
+	// One member alone has no standby to wait for or to be replaced by, slots are not in a backup and would hold WAL that
+	// nobody reads, and the other site's primary has no word in it.
+	for _, name := range []string{
+		"pause", "synchronous_mode", "synchronous_mode_strict", "synchronous_node_count", "takeover", "suspect_after",
+		"slots", "permanent_slots", "standby_cluster", "other_site",
+	} {
 		delete(d, name)
 	}
 	postgres, _ := d["postgresql"].(map[string]any)
@@ -107,11 +118,37 @@ func dynamicBeside(dynamic map[string]any) map[string]any {
 		parameters = map[string]any{}
 	}
 	postgres["parameters"] = parameters
-	for _, name := range []string{"archive_command", "archive_library", "archive_cleanup_command", "restore_command", "external_pid_file", "stats_temp_directory"} {
-		delete(parameters, name)
-	}
-	parameters["archive_mode"] = "off"
+	maps.DeleteFunc(parameters, func(name string, _ any) bool { return slices.Contains(notBeside(), strings.ToLower(name)) })
+	maps.Copy(parameters, parametersBeside())
 	return d
+}
+
+// parametersBeside are the parameters that the new shard has in any case. A subscription in the backup would take from its
+// publisher's slot what the living shard is to get.
+func parametersBeside() map[string]any {
+	return map[string]any{"archive_mode": "off", "max_logical_replication_workers": 0}
+}
+
+// isBeside reports whether parameters are such as the new shard has.
+func isBeside(parameters map[string]any) bool {
+	own := parametersBeside()
+	for name, value := range parameters {
+		if kept, set := own[name]; set && cluster.ParameterText(kept) == cluster.ParameterText(value) {
+			delete(own, name)
+		} else if slices.Contains(notBeside(), strings.ToLower(name)) {
+			return false
+		}
+	}
+	return len(own) == 0
+}
+
+// notBeside are parameters that the new shard does not take from the living one: they lead into its archive, to
+// files that it writes, or to slots that are not there. Those of parametersBeside are among them, however they are written.
+func notBeside() []string {
+	return slices.AppendSeq([]string{
+		"archive_command", "archive_library", "archive_cleanup_command", "restore_command",
+		"external_pid_file", "stats_temp_directory", "log_directory", "synchronized_standby_slots",
+	}, maps.Keys(parametersBeside()))
 }
 
 // editYAML changes a YAML document and leaves everything else in it as it was written.

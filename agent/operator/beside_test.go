@@ -6,10 +6,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/agent/testkit"
@@ -30,7 +32,7 @@ postgresql:
   authentication:
     superuser: {username: postgres, password: 0123}  # as text
     replication: {username: replicator, password: secret}
-  parameters: {archive_mode: "on", archive_command: push, work_mem: 8MB, external_pid_file: /run/orders.pid}
+  parameters: {Archive_Mode: "on", archive_command: push, work_mem: 8MB, external_pid_file: /run/orders.pid, Log_Directory: /var/log/orders}
   create_replica_methods: [pgbackrest, basebackup]
   pgbackrest: {command: restore, keep_data: true}
   recovery_conf: {restore_command: get}
@@ -87,8 +89,8 @@ func TestFileOfAShardBeside(t *testing.T) {
 	if made.Postgres.PrePromote != "" || made.Watchdog.Mode != "off" || len(made.Tags) > 0 || made.Postgres.Parameters["work_mem"] != "8MB" || len(made.Bootstrap.InitDB) > 0 {
 		t.Errorf("%s", made)
 	}
-	if made.Postgres.ConfigDir != "" || made.Log.Dir != "" || made.Postgres.Parameters["external_pid_file"] != nil {
-		t.Errorf("the new agent writes where the living shard's does: %s", made)
+	if made.Postgres.ConfigDir != "" || made.Log.Dir != "" || len(made.Postgres.Parameters) != 3 {
+		t.Errorf("the new agent writes where the living shard's does: %s, %v", made, made.Postgres.Parameters)
 	}
 	if text := string(content); !strings.Contains(text, "# as text") || !strings.HasPrefix(text, "# orders restored as monday") {
 		t.Errorf("comments are gone:\n%s", text)
@@ -96,7 +98,7 @@ func TestFileOfAShardBeside(t *testing.T) {
 	dynamic := made.Bootstrap.DCS
 	postgres := dynamic["postgresql"].(map[string]any)
 	parameters := postgres["parameters"].(map[string]any)
-	if len(dynamic) != 2 || len(postgres) != 1 || len(parameters) != 2 || parameters["archive_mode"] != "off" {
+	if len(dynamic) != 2 || len(postgres) != 1 || len(parameters) != 3 || parameters["archive_mode"] != "off" {
 		t.Errorf("dcs: %v", dynamic)
 	}
 	if info, err := os.Stat(o.File); err != nil || info.Mode().Perm() != 0o600 {
@@ -107,7 +109,7 @@ func TestFileOfAShardBeside(t *testing.T) {
 		t.Errorf("a file that is there: %v", err)
 	}
 	o.File = filepath.Join(dir, "other.yml")
-	for key, variable := range map[string]string{"scope": "LICTOR_SCOPE=orders", "postgresql.config_dir": "LICTOR_POSTGRESQL_CONFIG_DIR=/etc/orders"} {
+	for key, variable := range map[string]string{"scope": "LICTOR_SCOPE=orders", "postgresql.config_dir": "LICTOR_POSTGRESQL_CONFIG_DIR=/etc/orders", "postgresql.parameters": `LICTOR_POSTGRESQL_PARAMETERS={"log_directory": "/var/log/orders"}`} {
 		o.Environ = []string{variable}
 		if err := site.install(o, cfg, plan, content); ExitCode(err) != ExitRefused || !strings.Contains(err.Error(), key+": the environment sets it") {
 			t.Errorf("the environment: %v", err)
@@ -121,12 +123,80 @@ func TestFileOfAShardBeside(t *testing.T) {
 	}
 }
 
+// Every key of the dynamic configuration is kept for the copy, or left out, on purpose; and what is kept is a
+// configuration, of one member alone that reaches for nothing of the living shard's.
+func TestDynamicConfigurationOfAShardBeside(t *testing.T) {
+	kept, dropped := true, false
+	slots := map[string]any{"feed": map[string]any{"type": "logical", "database": "app", "plugin": "pgoutput"}}
+	keys := map[string]struct {
+		kept  bool
+		value any
+	}{
+		"ttl": {kept, 20}, "loop_wait": {kept, 5}, "retry_timeout": {kept, 5},
+		"maximum_lag_on_failover": {kept, 1 << 20}, "maximum_lag_on_syncnode": {kept, -1}, "maximum_lag_for_readers": {kept, 1 << 20}, "maximum_delay_for_readers": {kept, 5},
+		"max_timelines_history": {kept, 10}, "check_timeline": {kept, true},
+		"primary_start_timeout": {kept, 60}, "master_start_timeout": {kept, 60}, "primary_stop_timeout": {kept, 0}, "master_stop_timeout": {kept, 0},
+		"failsafe_mode": {kept, true}, "ignore_slots": {kept, []any{map[string]any{"name": "own"}}}, "member_slots_ttl": {kept, 60},
+		"rebuild": {kept, "auto"}, "maintenance_windows": {kept, []any{"sun 02:00-04:00 UTC"}}, "postgresql": {kept, map[string]any{}},
+		"pause": {dropped, true},
+		// One member alone has nobody to wait for, or to take over.
+		"synchronous_mode": {dropped, "quorum"}, "synchronous_mode_strict": {dropped, true}, "synchronous_node_count": {dropped, 2},
+		"takeover": {dropped, "quorum"}, "suspect_after": {dropped, 2},
+		// Nobody reads them there, and they would hold WAL for ever.
+		"slots": {dropped, slots}, "permanent_slots": {dropped, slots},
+		"standby_cluster": {dropped, map[string]any{"host": "b"}}, "other_site": {dropped, map[string]any{"host": "b"}},
+	}
+	postgres := map[string]struct {
+		kept  bool
+		value any
+	}{
+		"pg_hba": {kept, []any{"local all all peer"}}, "pg_ident": {kept, []any{"m a b"}}, "use_pg_rewind": {kept, true}, "use_slots": {kept, true},
+		"remove_data_directory_on_rewind_failure": {kept, true}, "remove_data_directory_on_diverged_timelines": {kept, true},
+		"recovery_conf": {dropped, map[string]any{"restore_command": "get"}},
+		"parameters": {kept, map[string]any{
+			"max_connections": 7, "Archive_Mode": "on", "archive_command": "push", "LOG_DIRECTORY": "/var/log/orders", "synchronized_standby_slots": "b",
+		}},
+	}
+	section, living := map[string]any{}, map[string]any{}
+	for name, key := range postgres {
+		section[name] = key.value
+	}
+	for name, key := range keys {
+		living[name] = key.value
+	}
+	living["postgresql"] = section
+	made := dynamicBeside(living)
+	has := func(in map[string]any, name string) bool { _, there := in[name]; return there }
+	for _, name := range cluster.DynamicKeys() {
+		if key, known := keys[name]; !known || has(made, name) != key.kept {
+			t.Errorf("%s: said to be kept or not: %v; kept: %v", name, known, has(made, name))
+		}
+	}
+	of := made["postgresql"].(map[string]any)
+	for _, name := range cluster.PostgresKeys() {
+		if key, known := postgres[name]; !known || has(of, name) != key.kept {
+			t.Errorf("postgresql.%s: said to be kept or not: %v; kept: %v", name, known, has(of, name))
+		}
+	}
+	// Its own subscriptions would take from others what the living shard is to get.
+	if got, want := of["parameters"], map[string]any{"max_connections": 7, "archive_mode": "off", "max_logical_replication_workers": 0}; !reflect.DeepEqual(got, want) {
+		t.Errorf("parameters: %v, want %v", got, want)
+	}
+	if len(living) != len(keys) || len(section) != len(postgres) {
+		t.Error("the living shard's configuration was changed")
+	}
+	d, _, err := cluster.ParseDynamic(made)
+	if err != nil || d.SynchronousMode.On() || len(d.PermanentSlots()) > 0 || d.Pause {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
 func TestFilesThatNoShardIsMadeOf(t *testing.T) {
 	for name, test := range map[string]struct{ from, to, want string }{
 		"another shard's":         {"scope: orders", "scope: users", "is of the shard users, not of orders"},
 		"without a stanza":        {"lictor: {backup: {stanza: orders}}", "", "lictor.backup.stanza"},
 		"a section is an alias":   {"tags: {nofailover: true}", "tags: &t {nofailover: true}\nextra: {x: *t}", ""},
-		"a parameter by an alias": {"parameters: {archive_mode", "parameters: {<<: &p {a: b}, archive_mode", "postgresql.parameters.archive_mode: is written with a YAML alias"},
+		"a parameter by an alias": {"parameters: {Archive_Mode", "parameters: {<<: &p {a: b}, Archive_Mode", "postgresql.parameters.Archive_Mode: is written with a YAML alias"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "orders.yml")

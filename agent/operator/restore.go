@@ -543,8 +543,7 @@ func (s *Site) install(o RestoreOptions, cfg config.Config, plan beside, content
 		"postgresql.callbacks":                    made.Postgres.Callbacks != config.Callbacks{},
 		"postgresql.recovery_conf":                len(made.Postgres.RecoveryConf) > 0,
 		"postgresql.create_replica_methods":       len(made.Postgres.CreateReplica) > 0,
-		"postgresql.parameters.archive_mode":      cluster.ParameterText(made.Postgres.Parameters["archive_mode"]) != "off",
-		"postgresql.parameters.archive_command":   made.Postgres.Parameters["archive_command"] != nil,
+		"postgresql.parameters":                   !isBeside(made.Postgres.Parameters),
 		"namespace (the new shard would be lost)": made.Namespace != cfg.Namespace,
 	} {
 		if differs {
