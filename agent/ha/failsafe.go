@@ -178,6 +178,16 @@ func (t *LeaseState) Agree(v View, r FailsafeRequest) error {
 	return nil
 }
 
+// BeatOverdue reports whether a leader that reaches Consul would have been seen to beat by now: one that asks for
+// promises has waited for its last beat for longer.
+func (v View) BeatOverdue() bool {
+	ttl := v.Config.TTL
+	if b := v.beat(); b != nil {
+		ttl = max(ttl, b.Lease())
+	}
+	return v.Read.IsZero() || !v.Now.Before(v.StatusSeen.Add(min(v.Config.LoopWait, ttl/4)+v.failsafePatience()/2))
+}
+
 // unseenLease bounds what a member promises that has never read Consul: it knows
 // neither a beat nor the shard's ttl.
 const unseenLease = 10 * time.Minute

@@ -21,6 +21,11 @@ func refused(format string, args ...any) error { return Refused{fmt.Sprintf(form
 // HearFailsafe answers a leader that cannot reach Consul: nil is a promise. Where the readers
 // of its slots are it says as well, as its status cannot.
 func (m *Member) HearFailsafe(r ha.FailsafeRequest) error {
+	for name, at := range r.Slots {
+		if at < 0 {
+			return refused("the reader of slot %q cannot be at %d", name, at)
+		}
+	}
 	before := m.LeaseState.Promise()
 	err := m.LeaseState.Agree(m.View(), r)
 	switch {
@@ -32,10 +37,25 @@ func (m *Member) HearFailsafe(r ha.FailsafeRequest) error {
 	if err == nil {
 		m.quorum.promised(r)
 	}
-	if err == nil && r.Slots != nil {
-		m.Snapshot.Status.Value.Slots = r.Slots
+	if err == nil && r.Slots != nil && m.View().BeatOverdue() {
+		m.hearSlots(r.Slots)
 	}
 	return err
+}
+
+// hearSlots takes in where readers are. A member says that, and a copy of a slot that was moved on cannot be moved
+// back: so it counts only while Consul shows no beats, and for slots that the shard is known to have.
+func (m *Member) hearSlots(slots map[string]int64) {
+	known := m.Snapshot.Status.Value.Slots
+	heard := map[string]int64{}
+	for name, at := range slots {
+		_, told := known[name]
+		_, permanent := m.Dynamic.Slots[name]
+		if told || permanent || slotOwner(m.Snapshot, name) != "" {
+			heard[name] = at
+		}
+	}
+	m.Snapshot.Status.Value.Slots = heard
 }
 
 // FailsafeInForce reports whether the leader goes on without Consul: this member, by the others' word, or

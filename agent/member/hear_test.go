@@ -2,6 +2,7 @@ package member
 
 import (
 	"errors"
+	"maps"
 	"testing"
 	"time"
 
@@ -32,6 +33,41 @@ func TestHearFailsafe(t *testing.T) {
 	w.pass(31 * time.Second)
 	if w.FailsafeInForce() {
 		t.Fatal("its promise is over")
+	}
+}
+
+// Where readers are a member says only when beats are missing, and only of slots that Consul has told of: a copy that
+// was moved on cannot be moved back.
+func TestHearFailsafeSlots(t *testing.T) {
+	const told = 60 * mib
+	late := func(w *world) { w.pass(w.Dynamic.BeatInterval() + w.Dynamic.RetryTimeout) }
+	for name, test := range map[string]struct {
+		before func(*world)
+		slots  map[string]int64
+		want   map[string]int64
+		refuse bool
+	}{
+		"a status was seen a moment ago": {func(*world) {}, map[string]int64{"feed": 1 << 50}, map[string]int64{"feed": told}, false},
+		"the next one is not overdue":    {func(w *world) { w.pass(w.Dynamic.BeatInterval()) }, map[string]int64{"feed": 1 << 50}, map[string]int64{"feed": told}, false},
+		"it is":                          {late, map[string]int64{"feed": 70 * mib}, map[string]int64{"feed": 70 * mib}, false},
+		"nothing was read": {func(w *world) {
+			c := w.Snapshot.Config
+			w.ClusterView = ha.ClusterView{}
+			w.Snapshot.Config = c
+		}, map[string]int64{"feed": 70 * mib, "c": 1}, map[string]int64{"feed": 70 * mib}, false},
+		"of a member's slot": {func(w *world) { late(w); w.Snapshot.Status.Value.Slots["c"] = 5 }, map[string]int64{"c": 6}, map[string]int64{"c": 6}, false},
+		"of others, too":     {late, map[string]int64{"feed": 70 * mib, "other": 7}, map[string]int64{"feed": 70 * mib}, false},
+		"before the first":   {late, map[string]int64{"feed": -1}, map[string]int64{"feed": told}, true},
+		"it says nothing":    {late, nil, map[string]int64{"feed": told}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := feedWorld(t)
+			test.before(w)
+			err := w.HearFailsafe(ha.FailsafeRequest{Leader: "b", Lease: 30 * time.Second, Index: 90, Slots: test.slots})
+			if got := w.Snapshot.Status.Value.Slots; (err != nil) != test.refuse || (w.LeaseState.Promise() != nil) == test.refuse && !w.Read.IsZero() || !maps.Equal(got, test.want) {
+				t.Errorf("%v, %v, want %v", got, err, test.want)
+			}
+		})
 	}
 }
 

@@ -425,6 +425,7 @@ func TestAdvanceSlots(t *testing.T) {
 func TestSlotsWithoutConsul(t *testing.T) {
 	w := feedWorld(t)
 	w.Snapshot.Status.Value.Slots = nil
+	w.pass(w.Dynamic.BeatInterval() + w.Dynamic.RetryTimeout)
 	if err := w.HearFailsafe(ha.FailsafeRequest{Leader: "b", Lease: 30 * time.Second, Index: 90, Slots: map[string]int64{"feed": 70 * mib}}); err != nil {
 		t.Fatal(err)
 	}
