@@ -290,6 +290,8 @@ func brokenOff(w *member.Work, err error) error {
 		return fmt.Errorf("%w: %w", member.ErrBeyondRewind, err)
 	case errors.Is(err, postgres.ErrDiverged):
 		return fmt.Errorf("%w: %w", member.ErrDiverged, err)
+	case errors.Is(err, postgres.ErrUnproved):
+		return fmt.Errorf("%w: %w", member.ErrUnproved, err)
 	}
 	return err
 }
@@ -504,13 +506,11 @@ func (p inPostgres) EndRestore(w *member.Work, done func(error)) {
 	work(p.runner, w, 0, func(context.Context) error { return p.pg.EndRestore() }, done)
 }
 
-func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, systemIdentifier string, done func(bool)) {
-	answered(p.runner, w, 0, func(ctx context.Context) (bool, error) {
-		return p.pg.Answers(ctx, up, primary, systemIdentifier), nil
-	}, func(answers bool, _ error) { done(answers) })
+func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, systemIdentifier string, done func(error)) {
+	work(p.runner, w, 0, func(ctx context.Context) error { return p.pg.Answers(ctx, up, primary, systemIdentifier) }, done)
 }
 
-func (p inPostgres) CheckRemote(w *member.Work, limit time.Duration, up pg.Upstream, done func(bool, error)) {
+func (p inPostgres) CheckRemote(w *member.Work, limit time.Duration, up pg.Upstream, stops bool, done func(bool, error)) {
 	members := membersOf(p.State().Cluster)
 	answered(p.runner, w, limit, func(ctx context.Context) (bool, error) {
 		if up.Host != "" {
@@ -518,7 +518,7 @@ func (p inPostgres) CheckRemote(w *member.Work, limit time.Duration, up pg.Upstr
 				return false, err
 			}
 		}
-		return p.pg.CheckRemote(ctx, up)
+		return p.pg.CheckRemote(ctx, up, stops)
 	}, done)
 }
 

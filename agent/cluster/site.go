@@ -137,6 +137,9 @@ type Site struct {
 	// one.
 	Common int
 	Left   bool
+	// Unproved: nothing proves that it is the other site's PostgreSQL which has answered, and this site has no means
+	// to have it proved. Nothing is stopped for what it says.
+	Unproved bool
 }
 
 // SiteAddress is the address of one host of a site.
@@ -144,12 +147,17 @@ func SiteAddress(host string, port int) string { return net.JoinHostPort(host, s
 
 // Succeeds reports whether the other site has taken over from one that has led since a timeline: its
 // primary has left one on which that site has led.
-func (s Site) Succeeds(since int) bool { return s.Primary && s.Left && s.Common >= since }
+func (s Site) Succeeds(since int) bool { return s.MaySucceed(since) && !s.Unproved }
+
+// MaySucceed reports whether it has if its answer is true, proved or not.
+func (s Site) MaySucceed(since int) bool { return s.Primary && s.Left && s.Common >= since }
 
 // CanTakeOver says why the standby of a site cannot take over from a primary at lsn of a timeline, which is stopped
 // for it: it must get the rest soon.
 func (s Site) CanTakeOver(timeline int, lsn, maximumLag int64) error {
 	switch {
+	case s.Unproved:
+		return fmt.Errorf("nothing proves that it is %s which has answered: see its pg_hba.conf, and require_auth in docs/security.md", s.Address)
 	case s.Primary:
 		return nil
 	case s.Timeline != timeline:

@@ -113,7 +113,8 @@ type Credentials struct {
 	// RequireAuth is libpq's require_auth: by which methods the server may ask, others are not
 	// answered. The agent itself and PostgreSQL from 16 on know it. Default: without a certificate of
 	// the server that is checked (sslmode verify-ca, verify-full) no password in clear text, and no
-	// md5 either once a member was seen to have a SCRAM verifier for the role.
+	// md5 either once a member was seen to have a SCRAM verifier for the role. SCRAM alone where data
+	// are removed or a primary is stopped by the answer (security.md).
 	RequireAuth string `mapstructure:"require_auth"`
 	// PasswordFile is a file with the password instead, read anew with every reload.
 	PasswordFile string `mapstructure:"password_file"`
@@ -158,7 +159,8 @@ type BootstrapUser struct {
 	// RequireAuth is libpq's require_auth: by which methods the server may ask, others are not
 	// answered. The agent itself and PostgreSQL from 16 on know it. Default: without a certificate of
 	// the server that is checked (sslmode verify-ca, verify-full) no password in clear text, and no
-	// md5 either once a member was seen to have a SCRAM verifier for the role.
+	// md5 either once a member was seen to have a SCRAM verifier for the role. SCRAM alone where data
+	// are removed or a primary is stopped by the answer (security.md).
 	RequireAuth string `mapstructure:"require_auth"`
 	// PasswordFile is a file with the password instead.
 	PasswordFile string `mapstructure:"password_file"`
@@ -292,7 +294,8 @@ type PgUser struct {
 	// RequireAuth is libpq's require_auth: by which methods the server may ask, others are not
 	// answered. The agent itself and PostgreSQL from 16 on know it. Default: without a certificate of
 	// the server that is checked (sslmode verify-ca, verify-full) no password in clear text, and no
-	// md5 either once a member was seen to have a SCRAM verifier for the role.
+	// md5 either once a member was seen to have a SCRAM verifier for the role. SCRAM alone where data
+	// are removed or a primary is stopped by the answer (security.md).
 	RequireAuth string `mapstructure:"require_auth"`
 	// PasswordFile is a file with the password instead, read anew with every reload.
 	PasswordFile string `mapstructure:"password_file"`

@@ -16,6 +16,9 @@ import (
 //	a replica, or down            was not asked yet                    wait for its answer
 //	the standby leader, and the
 //	  shard is one no more        has a primary, or received more      it is not promoted
+//	a replica, or down            nothing proves that it has           no primary is started; one that
+//	                                answered, and it may have           runs goes on
+//	                                succeeded this site
 //	any                           does not answer, or is behind        as if there were none
 //
 // In pause nobody is stopped.
@@ -45,10 +48,16 @@ func (v Shard) Succeeded(seen SiteView) int {
 		return 0
 	case b.Succeeded > 0:
 		return b.Succeeded
-	case seen.Answered && !b.Standby && seen.Succeeds(b.Site):
+	case v.maySucceed(seen) && seen.Succeeds(b.Site):
 		return seen.Timeline
 	}
 	return 0
+}
+
+// maySucceed reports whether the other site's primary has taken over if its answer is true, proved or not.
+func (v Shard) maySucceed(seen SiteView) bool {
+	b := v.beat()
+	return b != nil && !v.Config.StandbyCluster.On() && v.Config.OtherSite.Known() && seen.Answered && !b.Standby && seen.MaySucceed(b.Site)
 }
 
 // Refusal says why a standby shard must not have a primary of its own, by what the other site has
@@ -84,6 +93,9 @@ func otherSite(v View) (Decision, bool) {
 		return Decision{}, false
 	case !v.Site.Asked:
 		return wait("the leader; asking the other site whether it has a primary"), true
+	case v.maySucceed(v.Site):
+		return succeeded(v, fmt.Sprintf("the leader; nobody accepts commits here, as %s says that it has taken over, though nothing proves that it is the other site: "+
+			"lictor demote-cluster, or promote-cluster --ignore-other-site", v.Site.Address)), true
 	case !v.PromotesSite():
 		return Decision{}, false
 	}

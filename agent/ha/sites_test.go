@@ -43,6 +43,7 @@ func TestOtherSite(t *testing.T) {
 		v.Cluster.Status.Value.Lictor.Timeline = 3
 	}
 	successor := siteSays(cluster.Site{Address: "db9:5432", Primary: true, Timeline: 5, Common: 1, Left: true})
+	unproved := siteSays(cluster.Site{Address: "db9:5432", Primary: true, Timeline: 5, Common: 1, Left: true, Unproved: true})
 	behind := siteSays(cluster.Site{Address: "db9:5432", Primary: true, Timeline: 1, Common: 1})
 	standbyAt := func(timeline int, lsn int64) func(*View) {
 		return siteSays(cluster.Site{Address: "db9:5432", Timeline: timeline, LSN: lsn, Common: timeline})
@@ -60,6 +61,10 @@ func TestOtherSite(t *testing.T) {
 		{"it has succeeded this one", leader(successor), standDown, "on timeline 5"},
 		{"the primary is down", leader(successor, down), "start as replica of nobody", "on timeline 5"},
 		{"after a takeover", leader(successor, replica), "", "nobody accepts commits"},
+		{"it says so, and nothing proves that it is the other site", leader(unproved), "", "the leader"},
+		{"the same, and the primary is down", leader(unproved, down), "start as replica of nobody", "nothing proves"},
+		{"the same, after a takeover", leader(unproved, replica), "", "nothing proves"},
+		{"the same, and the operator ignores it", leader(unproved, replica, func(v *View) { v.Config.OtherSite.Ignore, v.Site = true, SiteView{} }), "promote", "the leader"},
 		{"it was succeeded by this one", leader(successor, since(2)), "", "the leader"},
 		{"it has a primary of this site's timeline", leader(behind), "", "the leader"},
 		{"paused", leader(successor, paused_), "", "the leader"},
@@ -75,6 +80,7 @@ func TestOtherSite(t *testing.T) {
 		{"it does not answer", view(promoted, siteSilent), "promote", "the leader"},
 		{"its primary lives", view(promoted, behind), "", "db9:5432, accepts commits"},
 		{"its primary lives, and has failed over", view(promoted, successor), "", "db9:5432, accepts commits"},
+		{"its primary lives, unproved", view(promoted, unproved), "", "db9:5432, accepts commits"},
 		{"its standbys have no more", view(promoted, standbyAt(1, 5000)), "promote", "the leader"},
 		{"its standbys have more", view(promoted, standbyAt(1, 5001)), "", "1 bytes more"},
 		{"its standbys are on a later timeline", view(promoted, standbyAt(2, 4000)), "", "timeline 2"},

@@ -160,12 +160,13 @@ type Postgres interface {
 	Restore(w *Work, r pg.Restore, done func(error))
 	PutBack(w *Work, done func(error))
 	EndRestore(w *Work, done func(error))
-	// Answers reports whether a member's PostgreSQL answers; primary: and as a primary. One with
-	// another systemIdentifier than the shard's, if that is known, does not.
-	Answers(w *Work, up pg.Upstream, primary bool, systemIdentifier string, done func(bool))
+	// Answers says why a member's PostgreSQL does not answer; primary: not as a primary. One with
+	// another systemIdentifier than the shard's, if that is known, does not, nor one that does not prove whose it is.
+	Answers(w *Work, up pg.Upstream, primary bool, systemIdentifier string, done func(error))
 	// CheckRemote says why a remote primary cannot be followed: it does not answer, is no primary,
 	// or is of another cluster than the data directory; or that this has WAL which is none of its.
-	CheckRemote(w *Work, limit time.Duration, up pg.Upstream, done func(diverged bool, err error))
+	// stops: a primary is stopped by the answer, so it has to prove whose it is.
+	CheckRemote(w *Work, limit time.Duration, up pg.Upstream, stops bool, done func(diverged bool, err error))
 	// AskSite asks another site's hosts how far they are, by the history of the own timeline. The error is
 	// that none has answered.
 	AskSite(w *Work, limit time.Duration, up pg.Upstream, timeline int, done func(cluster.Site, error))
@@ -196,6 +197,9 @@ type StartAs struct {
 	// its configuration file says.
 	Sync *ha.SetSync
 }
+
+// ErrUnproved: who has answered has not proved whose it is, and is not believed.
+var ErrUnproved = errors.New("it does not prove whose it is")
 
 // ErrDiverged: a data directory has diverged and cannot be rewound.
 var ErrDiverged = errors.New("it has diverged and cannot be rewound")

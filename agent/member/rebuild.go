@@ -112,6 +112,9 @@ func (r *rebuilder) strand(why string) { r.local.Stranded, r.by = why, r.leader(
 func (r *rebuilder) judge() {
 	leader := r.leader()
 	at, waits := r.stands()
+	if !waits {
+		r.Failure("leader unproved", "", nil)
+	}
 	if !waits || at != r.at {
 		if r.local.PG.Running || leader != r.by { // what is down and has diverged stays so
 			r.local.Stranded = ""
@@ -135,6 +138,9 @@ func (r *rebuilder) judge() {
 		r.asking, r.next = false, r.Now().Add(max(turnAgain, r.Dynamic.LoopWait))
 		if err != nil {
 			r.Log.Debug().Err(err).Msg("leader did not say whether it has this replica's WAL")
+		}
+		if err == nil || errors.Is(err, ErrUnproved) {
+			r.Failure("leader unproved", "it cannot be told whether this replica can go on, as the leader's PostgreSQL does not prove whose it is (docs/security.md, require_auth)", err)
 		}
 		if gone && at == r.at && r.stillThere() {
 			r.strand(fmt.Sprintf("the WAL that it needs, from %s on, is gone from %s", pg.FormatLSN(at.lsn), up.Name))

@@ -129,6 +129,24 @@ func TestStrandedIsNotAskedYet(t *testing.T) {
 	}
 }
 
+// Where nothing proves that it is the leader which says so, a replica is not stranded, and that is told while it waits.
+func TestStrandedByAnImpostor(t *testing.T) {
+	w := newWorld(t)
+	w.Snapshot = w.shard("b")
+	stopped(w, 200*mib)
+	w.rebuilder.mind()
+	w.pass(w.Dynamic.LoopWait)
+	w.rebuilder.mind()
+	w.answer("Postgres.WALGone", false, fmt.Errorf("b: %w", ErrUnproved))
+	if got := w.Logged(); w.Stranded != "" || len(got) != 1 || !strings.Contains(got[0], "does not prove") {
+		t.Fatalf("%q, told %v", w.Stranded, got)
+	}
+	w.PG.Observed.ReplicationState = pg.Streaming
+	if w.rebuilder.mind(); len(w.Logged()) != 0 {
+		t.Fatalf("it streams, and is told %v", w.Logged())
+	}
+}
+
 // A rejoin that failed strands only for a reason that is beyond any rewind; it stays so, and is
 // rejoined all the same, until that works, or another leads.
 func TestStrandedByARewind(t *testing.T) {
@@ -272,9 +290,9 @@ func TestRebuild(t *testing.T) {
 	w.Step()
 	w.wantTask(ha.TaskReinit)
 	w.none("Postgres.Stop")
-	w.answer("Postgres.Answers", true)
+	w.answer("Postgres.Answers")
 	w.none("Postgres.RemoveForReinit")
-	w.answer("Postgres.Answers", true)
+	w.answer("Postgres.Answers")
 	w.looked()
 	if i := slices.Index(w.asked, "Postgres.RemoveForReinit"); i < 0 || slices.Index(w.asked, "Postgres.Stop") > i {
 		t.Fatalf("asked: %v", w.asked)
@@ -326,7 +344,7 @@ func TestRebuildAsksAgain(t *testing.T) {
 			if meanwhile != nil {
 				meanwhile(w)
 			}
-			w.answer("Postgres.Answers", meanwhile != nil)
+			w.take("Postgres.Answers").fail(silent(meanwhile != nil))
 			w.none("Postgres.Stop", "Postgres.RemoveForReinit")
 			w.looked()
 			w.wantTask(ha.TaskNone)
@@ -335,7 +353,7 @@ func TestRebuildAsksAgain(t *testing.T) {
 			w := its(t)
 			w.agree("Guard.Awake")
 			w.Step()
-			w.answer("Postgres.Answers", true)
+			w.answer("Postgres.Answers")
 			stop := w.take("Postgres.Stop")
 			w.running = false
 			if name != "it streams again" {
@@ -348,7 +366,7 @@ func TestRebuildAsksAgain(t *testing.T) {
 			stop.answer()
 			w.settle()
 			if w.find("Postgres.Answers") != nil {
-				w.answer("Postgres.Answers", false)
+				w.take("Postgres.Answers").fail(errBoom)
 			}
 			w.none("Postgres.RemoveForReinit")
 			if c := w.take("Postgres.Start"); c.args[1].(StartAs).Upstream.Name != "b" {
@@ -424,7 +442,7 @@ func removed(t *testing.T) *world {
 	t.Helper()
 	w := its(t)
 	w.agree("Postgres.Stop", "Postgres.RemoveForReinit", "Postgres.Start", "Guard.Awake")
-	w.always["Postgres.Answers"] = func(c *call) { c.answer(true) }
+	w.agree("Postgres.Answers")
 	w.Step()
 	w.settle()
 	if w.find("Postgres.MakeReplica") == nil {

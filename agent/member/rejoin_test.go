@@ -86,14 +86,14 @@ func TestRejoinReplacesTheDataOnlyWhenAllowed(t *testing.T) {
 				if f.args[0].(pg.Upstream).Name != "c" || f.args[1] != false {
 					t.Fatalf("%v", f.args)
 				}
-				f.answer(tt.follows)
+				f.fail(silent(tt.follows))
 				if tt.want.NotLeader || tt.leader == "a" {
 					w.none("Postgres.RemoveForReinit")
 					l := w.take("Postgres.Answers")
 					if l.args[0].(pg.Upstream).Name != tt.leader || l.args[1] != true {
 						t.Fatalf("%v", l.args)
 					}
-					l.answer(tt.answers)
+					l.fail(silent(tt.answers))
 				}
 				r := w.take("Postgres.RemoveForReinit")
 				if r.args[0] != tt.want {
@@ -133,9 +133,9 @@ func TestRejoinReplacesTheDataOnlyWhenAllowed(t *testing.T) {
 	w.begin(ha.Rejoin{Upstream: "c"})
 	w.settle()
 	w.take("Postgres.Rewind").fail(ErrDiverged)
-	w.answer("Postgres.Answers", true)
+	w.answer("Postgres.Answers")
 	w.Snapshot = w.shard("c")
-	w.answer("Postgres.Answers", true)
+	w.answer("Postgres.Answers")
 	if r := w.take("Postgres.RemoveForReinit"); r.args[0].(pg.Permission).NotLeader {
 		t.Fatalf("%+v, and b leads no more", r.args[0])
 	}
@@ -164,11 +164,11 @@ func TestAnInterruptedRejoinRemovesNothing(t *testing.T) {
 			w.answer("Postgres.Stop") // well all the same
 		case "first":
 			w.InterruptTask()
-			w.answer("Postgres.Answers", true)
+			w.answer("Postgres.Answers")
 		case "second":
-			w.answer("Postgres.Answers", true)
+			w.answer("Postgres.Answers")
 			w.InterruptTask()
-			w.answer("Postgres.Answers", true)
+			w.answer("Postgres.Answers")
 		}
 		w.none("Postgres.Rewind", "Postgres.RemoveForReinit")
 		w.looked()

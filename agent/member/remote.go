@@ -71,7 +71,7 @@ func (r *remoteWatch) mind(seen ha.Postgres) {
 	}
 	r.asking = true
 	edge := r.local.edge
-	r.postgres.CheckRemote(nil, r.Dynamic.RetryTimeout, up, func(diverged bool, err error) {
+	r.postgres.CheckRemote(nil, r.Dynamic.RetryTimeout, up, false, func(diverged bool, err error) {
 		r.asking, r.next = false, r.Now().Add(r.Dynamic.LoopWait)
 		if !r.waits {
 			return // it receives, or leads no standby shard any more
@@ -103,7 +103,7 @@ func (m *Member) rejoinRemote(up pg.Upstream, allowed bool) {
 	running, primary := m.PG.Running, m.PG.Running && m.PG.Primary()
 	toSite := m.handovers.toSite(up)
 	m.startTask(ha.TaskRejoin, func(w *Work, next func(error)) {
-		m.Postgres.CheckRemote(w, startLimit, up, func(diverged bool, err error) {
+		m.Postgres.CheckRemote(w, startLimit, up, primary, func(diverged bool, err error) {
 			start := m.start(StartAs{Upstream: &up})
 			rest := []step{start}
 			switch {

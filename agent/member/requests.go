@@ -188,10 +188,10 @@ func (m *Member) makeAnew(c copyAnew) step {
 			next(fmt.Errorf("the data directory stays: %w", err))
 			return
 		}
-		m.Postgres.Answers(w, c.up, m.leaderIsPrimary(), shard, func(answers bool) {
+		m.Postgres.Answers(w, c.up, m.leaderIsPrimary(), shard, func(problem error) {
 			err := c.may()
-			if !answers {
-				err = fmt.Errorf("the leader %s does not answer", c.up.Name)
+			if problem != nil {
+				err = fmt.Errorf("the leader %s does not answer: %w", c.up.Name, problem)
 			}
 			if err != nil {
 				err = fmt.Errorf("the data directory stays: %w", err)

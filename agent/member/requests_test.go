@@ -270,12 +270,12 @@ func TestReinitialize(t *testing.T) {
 			t.Fatalf("%v", c.args)
 		} else {
 			w.none("Postgres.Stop", "Postgres.RemoveForReinit")
-			c.answer(true)
+			c.answer()
 		}
 		w.none("Postgres.RemoveForReinit")
 		w.answer("Postgres.Stop")
 		w.none("Postgres.RemoveForReinit")
-		w.answer("Postgres.Answers", true) // a stop takes a while
+		w.answer("Postgres.Answers") // a stop takes a while
 		if c := w.take("Postgres.RemoveForReinit"); c.args[0] != (pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "POST /reinitialize"}) {
 			t.Fatalf("%v", c.args)
 		} else {
@@ -297,7 +297,7 @@ func TestReinitialize(t *testing.T) {
 	if err := w.Reinitialize(false, false); err != nil {
 		t.Fatal(err)
 	}
-	w.answer("Postgres.Answers", false)
+	w.take("Postgres.Answers").fail(errBoom)
 	w.none("Postgres.Stop", "Postgres.RemoveForReinit")
 	w.looked()
 	if w.LeavingSync || w.Attempt.Kind != ha.TaskReinit {
@@ -305,7 +305,7 @@ func TestReinitialize(t *testing.T) {
 	}
 	// One that is gone when PostgreSQL has stopped, or is none any more: it is started as it was.
 	for name, gone := range map[string]func(w *world){
-		"does not answer": func(w *world) { w.answer("Postgres.Answers", false) },
+		"does not answer": func(w *world) { w.take("Postgres.Answers").fail(errBoom) },
 		"leads no more":   func(w *world) { w.Snapshot = w.shard("c") },
 		"lost the lock":   func(w *world) { w.Snapshot = w.shard("") },
 		"is to be replaced by a candidate that counts on this one": func(w *world) {
@@ -317,7 +317,7 @@ func TestReinitialize(t *testing.T) {
 		if err := w.Reinitialize(false, false); err != nil {
 			t.Fatal(err)
 		}
-		w.answer("Postgres.Answers", true)
+		w.answer("Postgres.Answers")
 		stop := w.take("Postgres.Stop")
 		w.running = false
 		if name != "does not answer" {
@@ -344,7 +344,7 @@ func TestReinitialize(t *testing.T) {
 	if err := w.Reinitialize(false, false); err != nil {
 		t.Fatal(err)
 	}
-	w.answer("Postgres.Answers", true)
+	w.answer("Postgres.Answers")
 	c := w.take("Postgres.Stop")
 	w.fenceNow()
 	c.answer()

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"errors"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -25,6 +26,8 @@ type siteWatch struct {
 	// config is the configuration by which this site was to be promoted when it was asked: one that
 	// was refused is not asked for again by what has happened since.
 	config uint64
+	// unproved says why what was answered last is not believed.
+	unproved string
 }
 
 // other is whom to ask, if there is anybody: by the configuration, or whom the standby leader follows that is
@@ -46,7 +49,7 @@ func (s *siteWatch) other() (pg.Upstream, bool) {
 func (s *siteWatch) mind() {
 	up, ok := s.other()
 	if !ok || up != s.of {
-		s.site, s.of, s.next = ha.SiteView{Known: ok}, up, 0
+		s.site, s.of, s.next, s.unproved = ha.SiteView{Known: ok}, up, 0, ""
 	}
 	promotes := s.asRead().PromotesSite()
 	if index := s.Snapshot.Config.ModifyIndex; promotes && s.config != index {
@@ -68,6 +71,13 @@ func (s *siteWatch) mind() {
 		s.site = ha.SiteView{Known: true, Asked: true, Answered: err == nil, Site: site}
 		if err != nil {
 			s.Log.Debug().Err(err).Msg("the other site does not answer")
+		}
+		s.unproved = ""
+		switch {
+		case errors.Is(err, ErrUnproved):
+			s.unproved = err.Error()
+		case err == nil && site.Unproved:
+			s.unproved = site.Address + " lets the user that replicates in without SCRAM, and its certificate is not checked"
 		}
 		known := s.asRead()
 		if b := s.Snapshot.Status.Value.Lictor; b != nil && b.Succeeded == 0 && known.Succeeded(s.site) > 0 {
@@ -94,6 +104,7 @@ func (s *siteWatch) tell() {
 		detail = s.site.Address + " is a primary, too: demote that site, what it has written on its own is lost"
 	}
 	s.Problem("other site", "the other site", detail)
+	s.Problem("other site unproved", "the other site does not prove whose it is: no primary is stopped by what it answers (docs/security.md, require_auth)", s.unproved)
 }
 
 // timeline is the one that this member's data are on, as far as it is known.

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -62,6 +63,28 @@ func TestAskTheOtherSite(t *testing.T) {
 		off()
 		if w.otherSite.mind(); w.View().Site.Known || w.find("Postgres.AskSite") != nil {
 			t.Errorf("%s: it is asked", name)
+		}
+	}
+}
+
+// Answers that are not proved are told of, once and as long as they come.
+func TestTheOtherSiteIsUnproved(t *testing.T) {
+	w := twoSites(t)
+	for name, test := range map[string]struct {
+		site cluster.Site
+		err  error
+		told bool
+	}{
+		"it could be proved, and is not": {err: fmt.Errorf("db9: %w", ErrUnproved), told: true},
+		"it cannot be proved":            {site: cluster.Site{Address: "db9:5432", Timeline: 3, Unproved: true}, told: true},
+		"it is proved":                   {site: cluster.Site{Address: "db9:5432", Timeline: 3}},
+		"it does not answer":             {err: errBoom},
+	} {
+		w.pass(max(siteEvery, w.Dynamic.LoopWait))
+		w.otherSite.mind()
+		w.answer("Postgres.AskSite", test.site, test.err)
+		if got := w.Logged(); (len(got) > 0) != test.told || test.told && !strings.Contains(got[0], "does not prove") {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }

@@ -290,8 +290,8 @@ func (m *Member) replaceDiverged(w *Work, up, primary pg.Upstream, leader, allow
 	source, reachable, shard := up, false, m.Snapshot.Initialize.Value
 	inOrder(func(w *Work, next func(error)) {
 		// Whom this member follows need not be the leader (replicatefrom), nor answer.
-		m.Postgres.Answers(w, up, false, shard, func(answers bool) {
-			if !answers {
+		m.Postgres.Answers(w, up, false, shard, func(err error) {
+			if err != nil {
 				source = primary
 			}
 			next(nil)
@@ -301,8 +301,10 @@ func (m *Member) replaceDiverged(w *Work, up, primary pg.Upstream, leader, allow
 			next(nil)
 			return
 		}
-		m.Postgres.Answers(w, primary, m.leaderIsPrimary(), shard, func(answers bool) {
-			reachable = answers
+		m.Postgres.Answers(w, primary, m.leaderIsPrimary(), shard, func(err error) {
+			if reachable = err == nil; !reachable {
+				m.Log.Warn().Err(err).Str("leader", leader).Msg("leader does not answer; data that have diverged stay")
+			}
 			next(nil)
 		})
 	}, func(w *Work, next func(error)) {

@@ -44,6 +44,14 @@ func (c *call) fail(err error) {
 	c.answer(values...)
 }
 
+// silent is what a member's PostgreSQL is asked for, if it does not answer.
+func silent(answers bool) error {
+	if answers {
+		return nil
+	}
+	return errBoom
+}
+
 // world is everything around one member: it takes each call down and answers when the
 // test says so. Its time passes by pass alone.
 type world struct {
@@ -526,7 +534,7 @@ func (p postgresPort) EndRestore(work *Work, done func(error)) {
 	p.w.ask(work, "Postgres.EndRestore", done)
 }
 
-func (p postgresPort) Answers(work *Work, up pg.Upstream, primary bool, systemIdentifier string, done func(bool)) {
+func (p postgresPort) Answers(work *Work, up pg.Upstream, primary bool, systemIdentifier string, done func(error)) {
 	p.w.ask(work, "Postgres.Answers", done, up, primary, systemIdentifier)
 }
 
@@ -534,8 +542,8 @@ func (p postgresPort) WALGone(limit time.Duration, up pg.Upstream, systemIdentif
 	p.w.ask(nil, "Postgres.WALGone", done, limit, up, systemIdentifier, timeline, lsn)
 }
 
-func (p postgresPort) CheckRemote(work *Work, limit time.Duration, up pg.Upstream, done func(bool, error)) {
-	p.w.ask(work, "Postgres.CheckRemote", done, limit, up)
+func (p postgresPort) CheckRemote(work *Work, limit time.Duration, up pg.Upstream, stops bool, done func(bool, error)) {
+	p.w.ask(work, "Postgres.CheckRemote", done, limit, up, stops)
 }
 
 func (p postgresPort) AskSite(work *Work, limit time.Duration, up pg.Upstream, timeline int, done func(cluster.Site, error)) {

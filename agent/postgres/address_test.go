@@ -88,8 +88,8 @@ func TestWithoutTheDatabasePostgres(t *testing.T) {
 	must(t, b.BaseBackup(ctx, upstream(a), func(int64, int64) {}))
 	follow(ctx, t, b, a)
 	caughtUp(ctx, t, a, b)
-	if !b.Answers(ctx, upstream(a), true, "") {
-		t.Error("the primary is not reachable")
+	if err := b.Answers(ctx, upstream(a), true, ""); err != nil {
+		t.Error("the primary is not reachable", err)
 	}
 	must(t, b.Promote(ctx, 0))
 	sql(ctx, t, a, "CREATE TABLE public.only_here AS SELECT generate_series(1, 1000)")

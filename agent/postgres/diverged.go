@@ -98,7 +98,7 @@ func (p *upstreams) sameTimeline(ctx context.Context, conn *pgconn.PgConn, u Ups
 	if at <= position {
 		return nil
 	}
-	primary, err := p.isPrimary(ctx, conn, u)
+	primary, err := p.isPrimary(ctx, conn, u, p.local.Load().Authentication.Superuser)
 	if err != nil {
 		return fmt.Errorf("asking %s whether it is a primary: %w", u.Name, err)
 	}

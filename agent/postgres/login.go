@@ -230,6 +230,11 @@ func (p *credentials) fit(local config.Postgres) config.Postgres {
 			p.log.Warn().Str("setting", w.Path).Str("reason", w.Text).Msg("a password is not safe from other servers")
 		}
 	}
+	for _, w := range unprovedServers(local) {
+		if _, told := p.notes.LoadOrStore([2]string{w.Path, w.Text}, true); !told {
+			p.log.Warn().Str("setting", w.Path).Str("reason", w.Text).Msg("other members cannot prove whose PostgreSQL they have")
+		}
+	}
 	return local
 }
 
@@ -258,6 +263,43 @@ func openToServers(local config.Postgres, major int) (all []cluster.Warning) {
 			"PostgreSQL %d has no require_auth: whoever takes over a member's address can ask its programs for this password in clear text; set verify-full", major)})
 	}
 	return all
+}
+
+// unprovedServers warns of roles as which no other server is believed where much depends on it (proving).
+func unprovedServers(local config.Postgres) (all []cluster.Warning) {
+	const so = "so `lictor reinit`, `rebuild: auto` and the guards of other_site believe no answer: set sslmode to verify-full with sslrootcert, or require_auth to what the servers " +
+		"ask for (none: nothing), which believes whoever has a member's address"
+	a := local.Authentication
+	for _, role := range []struct {
+		name string
+		config.PgUser
+	}{{"superuser", a.Superuser}, {"replication", a.Replication}} {
+		if role.Username == "" || verifies(role.PgUser) || saysProof(role.RequireAuth) {
+			continue
+		}
+		path := "postgresql.authentication." + role.name + ".require_auth"
+		if role.Password == "" {
+			all = append(all, cluster.Warning{Path: path, Text: "is not set, and there is no password here by which another member could prove that it is this shard's (a passfile may have one), " + so})
+			continue
+		}
+		if line := trustsRemote(local.PgHBA, role.name == "replication"); line != "" {
+			all = append(all, cluster.Warning{Path: path, Text: fmt.Sprintf("is not set, and pg_hba has %q, by which nobody is asked for a password, nor proves that it is this shard's, %s", line, so)})
+		}
+	}
+	return all
+}
+
+// trustsRemote is the first line of pg_hba that lets other hosts in by trust; replication: for replication.
+func trustsRemote(lines []string, replication bool) string {
+	for _, line := range lines {
+		words := strings.Fields(line)
+		if len(words) < 5 || !strings.HasPrefix(words[0], "host") || !slices.Contains(words[4:], "trust") ||
+			(words[1] == "replication") != replication || slices.Contains([]string{"127.0.0.1/32", "::1/128", "localhost"}, words[3]) {
+			continue
+		}
+		return line
+	}
+	return ""
 }
 
 // revocationLists reads what sslcrl and sslcrldir name. As in libpq they count only

@@ -47,7 +47,7 @@ func (p *upstreams) OwnMember(ctx context.Context, site Upstream, members []Upst
 		opening.Add(1)
 		open.Go(func() {
 			name := fmt.Sprintf("%s/%d", mark, i)
-			conn, err := p.replicationConnAs(ctx, one, name)
+			conn, err := p.replicationConnAs(ctx, one, p.local.Load().Authentication.Replication, name)
 			if err == nil {
 				marks[i] = name
 			}

@@ -31,7 +31,7 @@ func TestFollowRemotePrimary(t *testing.T) {
 	up, d := remoteOf(t, a, "127.0.0.3,127.0.0.1") // nobody listens at the first
 	b.Apply(d)
 	must(t, b.MakeReplica(ctx, &up, "", nil))
-	if strayed, err := b.CheckRemote(ctx, up); strayed || err != nil {
+	if strayed, err := b.CheckRemote(ctx, up, true); strayed || err != nil {
 		t.Errorf("strayed: %v %v", strayed, err)
 	}
 	must(t, b.Start(ctx, StartAs{Role: Replica, Upstream: &up}))
@@ -76,7 +76,7 @@ func TestFollowRemotePrimary(t *testing.T) {
 			observe(ctx, t, test.from, "primary", func(s State) bool { return s.Accepting })
 		}
 		wrong, _ := remoteOf(t, test.from, "127.0.0.1")
-		if _, err := b.CheckRemote(ctx, wrong); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := b.CheckRemote(ctx, wrong, true); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}
 	}
@@ -103,7 +103,7 @@ func TestRemotePrimaryLeftUsBehind(t *testing.T) {
 	must(t, b.Promote(ctx, 0))
 	must(t, b.Checkpoint(ctx))
 	now, _ := remoteOf(t, b, "127.0.0.1")
-	strayed, err := c.CheckRemote(ctx, now)
+	strayed, err := c.CheckRemote(ctx, now, false)
 	if err != nil || !strayed {
 		t.Fatalf("strayed: %v %v", strayed, err)
 	}

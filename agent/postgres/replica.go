@@ -131,7 +131,7 @@ func (p *cloner) remoteSource(ctx context.Context, u Upstream) (*Upstream, error
 	if u.Host == "" {
 		return nil, nil //nolint:nilnil // no source is none of the errors
 	}
-	u, err := p.primaryAmong(ctx, u)
+	u, err := p.primaryAmong(ctx, u, false)
 	return &u, err
 }
 

@@ -3,7 +3,9 @@ package postgres
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +25,36 @@ const (
 	noCleartext = "!password"
 	scramAlone  = "!password,!md5" // peer, cert, gss and trust need no password
 )
+
+// proof is the default where much depends on who answers: with SCRAM the server, too, proves that it knows
+// the password, or what PostgreSQL keeps of it (RFC 5802).
+const proof = "scram-sha-256"
+
+// ErrUnproved: a server was not believed, as it has not proved whose it is.
+var ErrUnproved = errors.New("it has not proved that it is this cluster's: whoever has its address could say the same")
+
+// proving is a role for connections whose answer has a primary stopped, lets a member lead or count, or permits that data
+// are removed. The server has to prove whose it is: by a certificate that is checked, by SCRAM, or by what the
+// operator has set as require_auth. A unix socket's directory is the proof.
+func proving(host string, role config.PgUser) config.PgUser {
+	if !filepath.IsAbs(host) && !verifies(role) && !saysProof(role.RequireAuth) {
+		role.RequireAuth = proof
+	}
+	return role
+}
+
+// saysProof reports whether a value of require_auth says what servers have to do: one that names methods, none among
+// them, or that refuses those that ask for nothing. One that only refuses some lets any server in that asks for nothing.
+func saysProof(requireAuth string) bool {
+	methods := strings.Split(requireAuth, ",")
+	return requireAuth != "" && (!strings.HasPrefix(strings.TrimSpace(methods[0]), "!") ||
+		slices.ContainsFunc(methods, func(m string) bool { return strings.TrimSpace(m) == "!none" }))
+}
+
+// keepsProof reports whether a role has a password of which PostgreSQL is known to keep a SCRAM verifier.
+func keepsProof(role config.PgUser) bool {
+	return role.Password != "" && role.RequireAuth == scramAlone
+}
 
 // credentials are the roles that the agent and its programs log in as.
 type credentials struct {
@@ -45,7 +77,8 @@ func requireAuth(role config.PgUser, verified bool) string {
 
 // verifies reports whether a role's settings demand a server's certificate that is checked.
 func verifies(role config.PgUser) bool {
-	return strings.HasPrefix(role.SSLMode, "verify-") || role.SSLRootCert == "system"
+	return strings.HasPrefix(role.SSLMode, "verify-") || role.SSLRootCert == "system" ||
+		role.SSLMode == "require" && role.SSLRootCert != "" // libpq's verify-ca
 }
 
 // verified reports whether every way of a connection is TLS with a checked certificate, or
@@ -143,6 +176,10 @@ func (p *credentials) recallVerifiers() (v verifiers) {
 func explained(err error) error {
 	if !strings.Contains(err.Error(), "require_auth check failed") {
 		return err
+	}
+	if strings.Contains(err.Error(), `"`+proof+`" failed`) {
+		return fmt.Errorf("%w (%w); nothing was sent. Set sslmode to verify-full with sslrootcert, or let pg_hba ask for scram-sha-256 and give the role a password; "+
+			"or, to believe it all the same, set require_auth of the role to what it asks for (none: it asks for nothing)", ErrUnproved, err)
 	}
 	return fmt.Errorf("%w; nothing was sent; if the server is to ask for this, set sslmode to verify-full, or require_auth of the role to the method", err)
 }

@@ -53,7 +53,7 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if u.Remote && u.Host == "" {
 		return NotNeeded, nil // nobody can be asked: PostgreSQL finds out
 	}
-	u, err := p.primaryAmong(ctx, u)
+	u, err := p.primaryAmong(ctx, u, false)
 	if err != nil {
 		return "", err
 	}

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,7 @@ func (p *rewinder) AskSite(ctx context.Context, u Upstream, timeline int) (clust
 		one.Host = host
 		asking.Go(func() {
 			answers[i], errs[i] = p.askHost(ctx, one, control.SystemIdentifier, own, timeline)
-			if errs[i] == nil && answers[i].Primary {
+			if errs[i] == nil && answers[i].Primary && !answers[i].Unproved {
 				found() // the others' answers change nothing
 			}
 		})
@@ -50,8 +51,7 @@ func (p *rewinder) AskSite(ctx context.Context, u Upstream, timeline int) (clust
 	asking.Wait()
 	var best cluster.Site
 	for i, s := range answers {
-		further := s.Timeline > best.Timeline || s.Timeline == best.Timeline && s.LSN > best.LSN
-		if errs[i] == nil && (best.Address == "" || s.Primary && !best.Primary || s.Primary == best.Primary && further) {
+		if errs[i] == nil && (best.Address == "" || moreOf(s, best) > 0) {
 			best = s
 		}
 	}
@@ -61,10 +61,23 @@ func (p *rewinder) AskSite(ctx context.Context, u Upstream, timeline int) (clust
 	return best, nil
 }
 
+// moreOf compares what two hosts of a site answer: a primary tells more than a standby does, one that has proved whose it is
+// more than one that has not, one that is further more than the other.
+func moreOf(a, b cluster.Site) int {
+	rank := func(yes bool) int {
+		if yes {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(rank(a.Primary), rank(b.Primary)), cmp.Compare(rank(b.Unproved), rank(a.Unproved)),
+		cmp.Compare(a.Timeline, b.Timeline), cmp.Compare(a.LSN, b.LSN))
+}
+
 // askHost asks one host of another site.
 func (p *rewinder) askHost(ctx context.Context, u Upstream, systemIdentifier string, own cluster.History, timeline int) (cluster.Site, error) {
 	address := cluster.SiteAddress(u.Host, u.Port)
-	conn, err := p.replicationConn(ctx, u)
+	conn, unproved, err := p.siteConn(ctx, u)
 	if err != nil {
 		return cluster.Site{}, fmt.Errorf("%s: %w", address, err)
 	}
@@ -76,8 +89,12 @@ func (p *rewinder) askHost(ctx context.Context, u Upstream, systemIdentifier str
 	if id != systemIdentifier {
 		return cluster.Site{}, fmt.Errorf("%s has the system identifier %s, this data directory %s: they are not of one cluster", address, id, systemIdentifier)
 	}
-	s := cluster.Site{Address: address, Timeline: on, LSN: lsn}
-	if s.Primary, err = p.isPrimary(ctx, conn, u); err != nil {
+	s := cluster.Site{Address: address, Timeline: on, LSN: lsn, Unproved: unproved}
+	superuser := p.local.Load().Authentication.Superuser
+	if !unproved {
+		superuser = proving(u.Host, superuser)
+	}
+	if s.Primary, err = p.isPrimary(ctx, conn, u, superuser); err != nil {
 		return cluster.Site{}, fmt.Errorf("asking %s whether it is a primary: %w", address, err)
 	}
 	if !s.Primary { // it may lack the history
@@ -89,6 +106,19 @@ func (p *rewinder) askHost(ctx context.Context, u Upstream, systemIdentifier str
 	}
 	s.Common, s.Left = cluster.InCommon(own, timeline, theirs, on)
 	return s, nil
+}
+
+// siteConn opens a replication connection to a host of another site, which has to prove whose it is. Where a SCRAM verifier and a
+// password say that it can, one that does not has not answered. Elsewhere (cert, peer, trust, md5) an answer
+// counts as unproved: as a primary beside this site it keeps another one from being made, and stops none.
+func (p *upstreams) siteConn(ctx context.Context, u Upstream) (conn *pgconn.PgConn, unproved bool, err error) {
+	role := p.local.Load().Authentication.Replication
+	conn, err = p.replicationConnAs(ctx, u, proving(u.Host, role), agentName)
+	if !errors.Is(err, ErrUnproved) || keepsProof(role) {
+		return conn, false, err
+	}
+	conn, err = p.replicationConnAs(ctx, u, role, agentName)
+	return conn, true, err
 }
 
 // timelineHistory asks for the history of a timeline. The first one has none.

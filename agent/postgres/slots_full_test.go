@@ -39,8 +39,8 @@ func TestNoFreeConnectionSlot(t *testing.T) {
 	}
 	keepSlots(ctx, t, a, b.name, "c")
 	must(t, a.Checkpoint(ctx))
-	if !a.Answers(ctx, upstream(a), true, "") {
-		t.Error("the primary cannot be reached")
+	if err := a.Answers(ctx, upstream(a), true, ""); err != nil {
+		t.Error("the primary cannot be reached", err)
 	}
 	if _, err := a.ConfigProblems(ctx); err != nil {
 		t.Error(err)

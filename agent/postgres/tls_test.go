@@ -181,8 +181,8 @@ func TestCertificatesOnly(t *testing.T) {
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	follow(ctx, t, b, a)
 	observe(ctx, t, b, "replica streams", func(s State) bool { return s.ReplicationState == Streaming })
-	if !b.Answers(ctx, upstream(a), true, "") {
-		t.Error("the primary is not reachable")
+	if err := b.Answers(ctx, upstream(a), true, ""); err != nil {
+		t.Error("the primary is not reachable", err)
 	}
 	must(t, b.Stop(ctx, Fast))
 	if _, err := b.Rewind(ctx, upstream(a), true); err != nil {

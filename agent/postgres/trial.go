@@ -494,7 +494,7 @@ func CheckFile(ctx context.Context, local config.Postgres, dcs map[string]any) (
 	if p.major, err = parseMajor(out); err != nil {
 		return nil, nil, err
 	}
-	warnings = openToServers(local, p.major)
+	warnings = append(openToServers(local, p.major), unprovedServers(local)...)
 	shared, _ := dcs["postgresql"].(map[string]any)
 	dynamic, _ := shared["parameters"].(map[string]any)
 	ofReplicas, _ := shared["recovery_conf"].(map[string]any)

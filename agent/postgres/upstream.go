@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
+	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
@@ -21,35 +22,39 @@ type upstreams struct {
 	*walDir
 }
 
-// Answers reports whether the PostgreSQL of an upstream answers, as a primary where that is asked
+// Answers says why the PostgreSQL of an upstream does not answer, as a primary where that is asked
 // for. systemIdentifier is the shard's, if it is known: at an address that was given away, another
-// cluster may answer to the same passwords.
-func (p *upstreams) Answers(ctx context.Context, u Upstream, primary bool, systemIdentifier string) bool {
-	conn, err := p.connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+// cluster may answer to the same passwords. Data are removed by the answer, so it has to prove whose it is.
+func (p *upstreams) Answers(ctx context.Context, u Upstream, primary bool, systemIdentifier string) error {
+	conn, err := p.connect(ctx, u.Host, u.Port, proving(u.Host, p.local.Load().Authentication.Superuser), p.database(), agentName)
 	if err != nil {
-		return false
+		return err
 	}
 	defer hangUpOn(conn)
 	var recovering bool
 	var found string
 	if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system())").Scan(&recovering, &found); err != nil {
-		return false
+		return fmt.Errorf("asking %s who it is: %w", u.Name, err)
 	}
 	if systemIdentifier != "" && found != systemIdentifier {
 		p.log.Error().Str("upstream", u.Name).Str("system_identifier", found).Str("wanted", systemIdentifier).Msg("another cluster answers at this member's address")
-		return false
+		return otherCluster(u, found, systemIdentifier)
 	}
-	return !primary || !recovering
+	if primary && recovering {
+		return fmt.Errorf("%s is no primary", u.Name)
+	}
+	return nil
 }
 
 // CheckRemote says why a remote primary cannot be followed: it does not answer, is no
 // primary, or is of another cluster than the data directory; or that this has WAL which is
-// none of its. Where its archive alone is known, nothing can be said.
-func (p *rewinder) CheckRemote(ctx context.Context, u Upstream) (strayed bool, err error) {
+// none of its. Where its archive alone is known, nothing can be said. stops: a primary is stopped by the answer, so it
+// has to prove whose it is.
+func (p *rewinder) CheckRemote(ctx context.Context, u Upstream, stops bool) (strayed bool, err error) {
 	if u.Host == "" {
 		return false, nil
 	}
-	if u, err = p.primaryAmong(ctx, u); err != nil {
+	if u, err = p.primaryAmong(ctx, u, stops); err != nil {
 		return false, err
 	}
 	control, err := p.control(ctx)
@@ -60,8 +65,9 @@ func (p *rewinder) CheckRemote(ctx context.Context, u Upstream) (strayed bool, e
 }
 
 // primaryAmong is the one of a remote shard's hosts that is its primary. It is asked by the
-// user that replicates: another site's superuser may be another one.
-func (p *upstreams) primaryAmong(ctx context.Context, u Upstream) (Upstream, error) {
+// user that replicates: another site's superuser may be another one. proved: it has to prove whose it is.
+func (p *upstreams) primaryAmong(ctx context.Context, u Upstream, proved bool) (Upstream, error) {
+	a := p.local.Load().Authentication
 	if !u.Remote || u.Host == "" {
 		return u, nil
 	}
@@ -69,10 +75,14 @@ func (p *upstreams) primaryAmong(ctx context.Context, u Upstream) (Upstream, err
 	for host := range strings.SplitSeq(u.Host, ",") {
 		one := u
 		one.Host = host
-		conn, err := p.replicationConn(ctx, one)
+		replication, superuser := a.Replication, a.Superuser
+		if proved {
+			replication, superuser = proving(host, replication), proving(host, superuser)
+		}
+		conn, err := p.replicationConnAs(ctx, one, replication, agentName)
 		if err == nil {
 			var primary bool
-			primary, err = p.isPrimary(ctx, conn, one)
+			primary, err = p.isPrimary(ctx, conn, one, superuser)
 			hangUpOn(conn)
 			if err == nil && primary {
 				return one, nil
@@ -88,12 +98,11 @@ func (p *upstreams) primaryAmong(ctx context.Context, u Upstream) (Upstream, err
 
 // replicationConn opens a replication connection to an upstream.
 func (p *upstreams) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgConn, error) {
-	return p.replicationConnAs(ctx, u, agentName)
+	return p.replicationConnAs(ctx, u, p.local.Load().Authentication.Replication, agentName)
 }
 
-// replicationConnAs opens one with a name of its own.
-func (p *upstreams) replicationConnAs(ctx context.Context, u Upstream, applicationName string) (*pgconn.PgConn, error) {
-	role := p.local.Load().Authentication.Replication
+// replicationConnAs opens one as a role, with a name of its own.
+func (p *upstreams) replicationConnAs(ctx context.Context, u Upstream, role config.PgUser, applicationName string) (*pgconn.PgConn, error) {
 	role.SSLMode = cmp.Or(role.SSLMode, "prefer")
 	c, err := LoginConfig(u.Host, u.Port, role, replicationDatabase)
 	if err != nil {
@@ -109,14 +118,23 @@ func (p *upstreams) replicationConnAs(ctx context.Context, u Upstream, applicati
 	return conn, nil
 }
 
-// PositionOf asks a primary how far its WAL goes.
+// PositionOf asks a primary how far its WAL goes. A member counts again by the answer, so it has to prove whose it is
+// where it can. Where nobody can, no member that was rewound would ever count again.
 func (p *upstreams) PositionOf(ctx context.Context, u Upstream) (timeline int, lsn int64, err error) {
-	conn, err := p.replicationConn(ctx, u)
+	a := p.local.Load().Authentication
+	replication, superuser := a.Replication, a.Superuser
+	if keepsProof(replication) {
+		replication = proving(u.Host, replication)
+	}
+	if keepsProof(superuser) {
+		superuser = proving(u.Host, superuser)
+	}
+	conn, err := p.replicationConnAs(ctx, u, replication, agentName)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer hangUpOn(conn)
-	primary, err := p.isPrimary(ctx, conn, u)
+	primary, err := p.isPrimary(ctx, conn, u, superuser)
 	if err != nil {
 		return 0, 0, fmt.Errorf("asking %s whether it is a primary: %w", u.Name, err)
 	}
@@ -128,8 +146,8 @@ func (p *upstreams) PositionOf(ctx context.Context, u Upstream) (timeline int, l
 }
 
 // isPrimary asks an upstream whether it is one. A replication connection can be
-// asked for in_hot_standby, which PostgreSQL before 14 does not have.
-func (p *upstreams) isPrimary(ctx context.Context, conn *pgconn.PgConn, u Upstream) (bool, error) {
+// asked for in_hot_standby, which PostgreSQL before 14 does not have: there the superuser asks.
+func (p *upstreams) isPrimary(ctx context.Context, conn *pgconn.PgConn, u Upstream, superuser config.PgUser) (bool, error) {
 	if p.major >= 14 {
 		row, err := queryRow(ctx, conn, "SHOW in_hot_standby")
 		if err != nil {
@@ -137,7 +155,7 @@ func (p *upstreams) isPrimary(ctx context.Context, conn *pgconn.PgConn, u Upstre
 		}
 		return len(row) > 0 && string(row[0]) == "off", nil
 	}
-	sql, err := p.connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+	sql, err := p.connect(ctx, u.Host, u.Port, superuser, p.database(), agentName)
 	if err != nil {
 		return false, err
 	}

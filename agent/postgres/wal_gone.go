@@ -19,13 +19,13 @@ const oldestWALSQL = `SELECT (SELECT system_identifier::text FROM pg_control_sys
 // WALGone reports whether a member, the leader, has no WAL from a replica's position on any more.
 // It is asked in SQL, which nobody sees among its standbys; and where it says so, it must refuse
 // the replica, too, as it refuses its WAL receiver: on the replica's timeline, which has to be one
-// of its history. Another cluster than the shard's says nothing.
+// of its history. Another cluster than the shard's says nothing, nor one that does not prove whose it is.
 func (p *upstreams) WALGone(ctx context.Context, u Upstream, systemIdentifier string, timeline int, lsn int64) (bool, error) {
 	oldest, err := p.oldestWAL(ctx, u, systemIdentifier)
 	if err != nil || oldest <= lsn {
 		return false, err
 	}
-	conn, err := p.replicationConn(ctx, u)
+	conn, err := p.replicationConnAs(ctx, u, proving(u.Host, p.local.Load().Authentication.Replication), agentName)
 	if err != nil {
 		return false, err
 	}
@@ -46,7 +46,7 @@ func (p *upstreams) WALGone(ctx context.Context, u Upstream, systemIdentifier st
 
 // oldestWAL is where the WAL that a member has begins.
 func (p *upstreams) oldestWAL(ctx context.Context, u Upstream, systemIdentifier string) (int64, error) {
-	conn, err := p.connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+	conn, err := p.connect(ctx, u.Host, u.Port, proving(u.Host, p.local.Load().Authentication.Superuser), p.database(), agentName)
 	if err != nil {
 		return 0, err
 	}

@@ -332,14 +332,16 @@ func (p inPostgres) RemoveForReinit(w *member.Work, allowed pg.Permission, done 
 	}, done)
 }
 
-func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, _ string, done func(bool)) {
-	answers := false
+func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, _ string, done func(error)) {
 	p.work(w, func(done func(error)) {
 		p.later(p.host.w.between(time.Millisecond, 20*time.Millisecond), func() {
-			answers = p.answers(up, primary) || p.host.w.mutant.RebuildUnanswered && p.TaskKind() == ha.TaskReinit
-			done(nil)
+			if p.answers(up, primary) || p.host.w.mutant.RebuildUnanswered && p.TaskKind() == ha.TaskReinit {
+				done(nil)
+				return
+			}
+			done(errSilent)
 		})
-	}, func(error) { done(answers) })
+	}, done)
 }
 
 func (p inPostgres) answers(up pg.Upstream, primary bool) bool {

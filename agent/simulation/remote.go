@@ -68,7 +68,7 @@ func remoteFaults() map[Kind]fault {
 	}
 }
 
-func (p inPostgres) CheckRemote(w *member.Work, _ time.Duration, up pg.Upstream, done func(bool, error)) {
+func (p inPostgres) CheckRemote(w *member.Work, _ time.Duration, up pg.Upstream, _ bool, done func(bool, error)) {
 	strayed := false
 	p.work(w, func(done func(error)) {
 		p.later(p.host.w.between(time.Millisecond, 20*time.Millisecond), func() {
