@@ -147,16 +147,20 @@ func (p *checker) tryChange(ctx context.Context, before, after cluster.Dynamic, 
 			errs = append(errs, cluster.Problem{Path: section + name, Value: values[name], Rule: "PostgreSQL says: " + refused[name]})
 		}
 	}
-	if len(errs) > 0 || len(changed) == 0 && c.HBA == nil {
+	was, becomes := sharedValues(before.Postgres.Parameters, Primary, Control{}), sharedValues(after.Postgres.Parameters, Primary, Control{})
+	removed := p.removed(before.Postgres.Parameters, after.Postgres.Parameters)
+	if len(errs) > 0 || len(changed) == 0 && len(removed) == 0 && c.HBA == nil && maps.Equal(was, becomes) {
 		return errs
 	}
-	c.Parameters = changed
+	c.Parameters = maps.Clone(removed)
+	maps.Copy(c.Parameters, changed)
+	c.Shared = orNone(after.Postgres.Parameters)
 	maps.DeleteFunc(c.Parameters, func(name, _ string) bool { return isRecovery(name) })
 	why, err := p.TryStart(ctx, c)
 	if err != nil || why == "" {
 		return nil // where there are no data it cannot be tried
 	}
-	if was, err := p.TryStart(ctx, Changed{}); err != nil || was == why {
+	if was, err := p.TryStart(ctx, Changed{Shared: orNone(before.Postgres.Parameters)}); err != nil || was == why {
 		return nil // the change is not the reason, and may be one of several that mend it
 	}
 	path := "postgresql.parameters"
@@ -164,6 +168,37 @@ func (p *checker) tryChange(ctx context.Context, before, after cluster.Dynamic, 
 		path = "postgresql.pg_hba"
 	}
 	return []error{cluster.Problem{Path: path, Rule: "PostgreSQL would not start with this: " + why}}
+}
+
+// removed are the parameters that a change takes out of the dynamic configuration, with the values of the agent's own file, which are in force then.
+// Others get PostgreSQL's defaults, or what base.conf says.
+func (p *checker) removed(before, after map[string]any) map[string]string {
+	set := func(all map[string]any, name string) any {
+		for given, value := range all {
+			if strings.EqualFold(given, name) {
+				return value
+			}
+		}
+		return nil
+	}
+	left := map[string]string{}
+	for name, value := range before {
+		if value == nil || set(after, name) != nil {
+			continue
+		}
+		if own := set(p.local.Load().Parameters, name); own != nil {
+			left[strings.ToLower(name)] = cluster.ParameterText(own)
+		}
+	}
+	return left
+}
+
+// orNone makes an empty map of none, which would say that nothing is changed.
+func orNone(parameters map[string]any) map[string]any {
+	if parameters == nil {
+		return map[string]any{}
+	}
+	return parameters
 }
 
 // BindsStandbys tells whether a standby must not have less of a parameter than its

@@ -539,12 +539,16 @@ func (p *confFiles) primaryConninfo(u Upstream) string {
 func (p *confFiles) arguments(a as, control Control) []string {
 	p.settings.Lock()
 	defer p.settings.Unlock()
+	return p.argumentsOf(p.commandLineValues(a.role, control))
+}
+
+func (p *confFiles) argumentsOf(values map[string]string) []string {
 	args := []string{
 		// What is guarded is this directory, whatever a configuration file says.
 		"-D", p.dataDir, "--data_directory=" + p.dataDir, "--config_file=" + p.inConf("postgresql.conf"),
 		"--listen_addresses=" + p.listenHosts, "--port=" + strconv.Itoa(p.port), "--cluster_name=" + p.scope,
 	}
-	for name, value := range p.commandLineValues(a.role, control) {
+	for name, value := range values {
 		args = append(args, "--"+name+"="+value)
 	}
 	slices.Sort(args[2:])
@@ -554,9 +558,14 @@ func (p *confFiles) arguments(a as, control Control) []string {
 // commandLineValues checks the dynamic configuration's values; a bad one falls
 // back to the default, as Patroni's users expect.
 func (p *confFiles) commandLineValues(role Role, control Control) map[string]string {
+	return sharedValues(p.dynamic.Postgres.Parameters, role, control)
+}
+
+// sharedValues are those of the parameters that all members have alike, by a dynamic configuration's.
+func sharedValues(parameters map[string]any, role Role, control Control) map[string]string {
 	out := map[string]string{}
 	configured := map[string]any{}
-	for name, value := range p.dynamic.Postgres.Parameters {
+	for name, value := range parameters {
 		configured[strings.ToLower(name)] = value
 	}
 	for _, c := range cluster.SharedParameters() {

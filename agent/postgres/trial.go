@@ -180,13 +180,16 @@ func (p *checker) trialDir() (string, error) {
 type Changed struct {
 	Parameters map[string]string
 	HBA        []string // nil: as it is
+	// Shared is the dynamic configuration's parameters, as a primary gets them, of which those that all members have alike
+	// count; nil: as they are.
+	Shared map[string]any
 }
 
 // TryStart finds out whether PostgreSQL would start with its configuration files as they
 // are now, but for what is changed: a postmaster is started on a directory that has no
 // data, without addresses, workers and much memory. It reads the configuration, loads the
 // libraries and certificates and pg_hba as any other, and ends when it looks for WAL. The
-// reason why it would not start is returned; empty: none was found.
+// reason why it would not start is returned; empty: none was found. What the data have is compared with the values (start_limits.go).
 func (p *checker) TryStart(ctx context.Context, c Changed) (why string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, trialLimit)
 	defer cancel()
@@ -209,10 +212,21 @@ func (p *checker) TryStart(ctx context.Context, c Changed) (why string, err erro
 	if why := p.placesRefused(lines); why != "" {
 		return why, nil
 	}
-	args := p.arguments(p.getRuns(), control)
+	p.settings.Lock()
+	values := p.commandLineValues(p.runs.role, control)
+	p.settings.Unlock()
+	if c.Shared != nil {
+		values = sharedValues(c.Shared, Primary, control)
+	}
+	args := p.argumentsOf(values)
+	for _, refused := range []string{p.refusedByData(ctx, values, lines), p.refusedByHost(ctx, dir, args, lines)} {
+		if refused != "" {
+			return refused, nil
+		}
+	}
 	args = append(args[2:], "-D", dir, "--data_directory="+dir, "--config_file="+filepath.Join(dir, "postgresql.conf"),
 		"--listen_addresses=", "--unix_socket_directories="+dir, "--external_pid_file="+filepath.Join(dir, "pid"),
-		"--shared_buffers=1MB", "--huge_pages=off", "--max_worker_processes=0")
+		"--shared_buffers=1MB", "--huge_pages=off", "--max_worker_processes=0", "--max_locks_per_transaction=10", "--max_prepared_transactions=0")
 	if c.HBA != nil {
 		args = append(args, "--hba_file="+filepath.Join(dir, "pg_hba.conf"))
 	}
