@@ -119,17 +119,19 @@ func (j *judge) seesPause() {
 }
 
 // acts is I5, for what the operator sees: in pause nobody does this to a PostgreSQL on its own.
-// An agent that was told to end, a task from before, what the operator asked for, and a primary
-// beside the one that holds the lock are none of that.
+// An agent that was told to end, a task from before, one that the operator asked for, the two that
+// take part in a switchover, and a primary beside the one that holds the lock are none of that.
 func (j *judge) acts(h *host, what string) {
 	if !j.paused || j.wentBack {
 		return
 	}
 	holder := j.w.consul.leaderNamed()
 	e, asked := j.w.consul.keys[keyFailover]
-	asked = asked && e.value.(cluster.Failover).Candidate != ""
-	if a := h.agent; asked || j.asked || slices.Contains(j.switched, h) || holder != "" && holder != h.name && h.pg.primary ||
-		a != nil && (a.Stopping || a.LeaseState.Giving() != nil || !a.TaskSince().IsZero() && a.TaskSince().Sub(a.host.wall(j.pausedAt)) <= 0) {
+	asked = asked && slices.Contains([]string{e.value.(cluster.Failover).Candidate, e.value.(cluster.Failover).Leader}, h.name)
+	if a := h.agent; asked || slices.Contains(j.switched, h) || holder != "" && holder != h.name && h.pg.primary || a != nil && (a.Stopping || a.LeaseState.Giving() != nil) {
+		return
+	}
+	if a := h.agent; a != nil && !a.TaskSince().IsZero() && (a.TaskSince() == h.asked || a.TaskSince().Sub(h.wall(j.pausedAt)) <= 0) {
 		return
 	}
 	j.fail("I5", "%s: %s, though every member says that the shard is paused", h.name, what)

@@ -184,16 +184,23 @@ func faults() map[Kind]fault {
 		}},
 		ByHand: {member: true, inject: byHand},
 		Reinit: {member: true, inject: func(w *world, e Event) func() {
-			w.judge.asked = w.judge.paused
 			if a := w.hosts[e.Member].agent; a != nil {
-				a.post(func() { _ = a.Reinitialize(false, false) }) // it may be refused
+				a.post(func() {
+					if a.Reinitialize(false, false) == nil { // it may be refused
+						a.host.asked = a.TaskSince()
+					}
+				})
 			}
 			return nil
 		}},
 		Restart: {member: true, inject: func(w *world, e Event) func() {
-			w.judge.asked = w.judge.paused
 			if a := w.hosts[e.Member].agent; a != nil {
-				a.post(func() { a.Restart(func(error) {}) }) // it may be refused
+				a.post(func() {
+					if a.MayRestart() == nil { // it may be refused
+						a.Restart(func(error) {})
+						a.host.asked = a.TaskSince()
+					}
+				})
 			}
 			return nil
 		}},
@@ -436,7 +443,7 @@ func (w *world) resume(latest instant) {
 		w.after(time.Second, func() { w.resume(latest) })
 		return
 	}
-	w.judge.paused, w.judge.asked = false, false
+	w.judge.paused = false
 	w.reconfigure(map[string]any{"pause": nil})
 }
 

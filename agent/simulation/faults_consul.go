@@ -44,13 +44,13 @@ func (c *consul) save() saved {
 // restore brings back what was saved: keys with the indexes that they had, and sessions that
 // have ended since, for a TTL. Indexes that are given from now on are higher than all before.
 func (c *consul) restore(s saved) {
-	listed := c.keys[keyFailsafe].index
+	listed, vouches := c.keys[keyFailsafe].index, c.keys[keySync].index
 	c.keys, c.sessions = maps.Clone(s.keys), slices.Clone(s.sessions)
 	for _, session := range c.sessions {
 		c.renew(session)
 	}
 	c.changed, c.snapshot, c.applied = s.changed, nil, nil
-	c.w.judge.restored(listed != c.keys[keyFailsafe].index)
+	c.w.judge.restored(listed != c.keys[keyFailsafe].index, vouches != c.keys[keySync].index)
 	c.w.reconfigure(nil) // the operator sees to what is configured
 	left := c.waiting
 	c.waiting = nil
@@ -60,10 +60,12 @@ func (c *consul) restore(s saved) {
 }
 
 // restored: Consul has forgotten what happened since the snapshot, perhaps also whom the
-// leader asks when it cannot reach Consul.
-func (j *judge) restored(list bool) {
-	j.forget()
-	j.wentBack, j.clean = true, nil
+// leader asks when it cannot reach Consul, or which standbys it waits for.
+func (j *judge) restored(list, sync bool) {
+	if sync {
+		j.forget()
+	}
+	j.wentBack, j.otherSync, j.clean = true, j.otherSync || sync, nil
 	before := j.status.Lictor
 	e, found := j.w.consul.keys[keyStatus]
 	if found {

@@ -203,7 +203,27 @@ func randomEvent(r *rand.Rand, members int, at time.Duration) Event {
 		n -= all[i].share
 		i++
 	}
-	e := Event{At: at, Kind: all[i].kind, Member: r.IntN(members)}
+	return eventOf(r, all[i].kind, members, at)
+}
+
+// Often is a schedule in which a kind of event happens six times more. What it draws comes from numbers of its own.
+func Often(s Schedule, kind Kind) Schedule {
+	r := rand.New(rand.NewPCG(s.Seed, 5))
+	s.Events = slices.Clone(s.Events)
+	for range 6 {
+		e := eventOf(r, kind, s.Members, time.Duration(r.Float64()*float64(s.Length)))
+		s.Events = append(s.Events, e)
+		if kind == Pause {
+			s.Events = append(s.Events, byHandIn(r, s.Members, e)...)
+		}
+	}
+	slices.SortStableFunc(s.Events, func(a, b Event) int { return cmp.Compare(a.At, b.At) })
+	return s
+}
+
+// eventOf draws all of an event but its kind.
+func eventOf(r *rand.Rand, kind Kind, members int, at time.Duration) Event {
+	e := Event{At: at, Kind: kind, Member: r.IntN(members)}
 	// Mostly seconds, sometimes a minute.
 	e.For = time.Duration(math.Exp(r.Float64()*6.5-2) * float64(time.Second))
 	switch e.Kind {

@@ -30,16 +30,16 @@ type judge struct {
 	replaced  cluster.Status // by the last takeover
 	branches  []*branch      // with commits that the key sync vouches for
 	clean     *cleanHandover
-	// paused: an operator sees that the shard is paused, since pausedAt (byhand.go); asked: and
-	// has asked for something meanwhile that ends or starts a PostgreSQL.
-	paused, asked bool
-	byHand        *host   // whom the operator promotes
-	made          *host   // of whom the operator has made a primary in this pause
-	switched      []*host // who led when the operator asked for switchovers in this pause
-	pausedAt      instant
-	// wentBack: Consul has been put back to an earlier state, and no leader has written the
-	// key sync since: what it names is of another time, and nothing is promised by it.
-	wentBack bool
+	// paused: an operator sees that the shard is paused, since pausedAt (byhand.go).
+	paused   bool
+	byHand   *host   // whom the operator promotes
+	made     *host   // of whom the operator has made a primary in this pause
+	switched []*host // who led when the operator asked for switchovers in this pause
+	pausedAt instant
+	// wentBack: Consul has been put back to an earlier state, and since then nobody has taken the
+	// lock or led on who knows better. otherSync: nor has a leader written the key sync: what it
+	// names is of another time, and nothing is promised by it.
+	wentBack, otherSync bool
 	// newest has taken the lock last, quorum: by quorum. shown are branches of which clients have seen what
 	// nobody may have acknowledged.
 	newest *host
@@ -204,7 +204,7 @@ func (j *judge) vouched(h *host) bool {
 	if h.pg.unsynchronous && !byQuorum(j.status) {
 		return false // as it is configured
 	}
-	return found && !j.wentBack && (e.value.(cluster.Sync).Leader == h.name || j.w.consul.leaderNamed() == h.name || len(h.pg.waits.names) > 0)
+	return found && !j.otherSync && (e.value.(cluster.Sync).Leader == h.name || j.w.consul.leaderNamed() == h.name || len(h.pg.waits.names) > 0)
 }
 
 // promoted: a member has become a primary from a position.
@@ -219,7 +219,7 @@ func (j *judge) promoted(h *host, from position) {
 	if cluster.NoFailover(h.tags) {
 		j.fail("I6", "%s is tagged nofailover and was promoted", h.name)
 	}
-	if h.exempt() {
+	if h.exempt() && (j.w.consul.leaderNamed() != h.name || j.w.schedule.runsPatroni(h.id)) {
 		return // it stood still in the middle of it, and is fenced now
 	}
 	for _, b := range j.branches {
@@ -267,6 +267,7 @@ func (j *judge) committed(h *host, ops []op) {
 		switch {
 		case o.verb == lock && o.key == keyLeader:
 			j.tally.Takeovers++
+			j.wentBack = false
 			j.takenOverByQuorum(h, ops)
 			j.alone(h)
 			j.replaced = j.status
@@ -287,7 +288,7 @@ func (j *judge) committed(h *host, ops []op) {
 				j.leadsTo(h)
 			}
 		case o.verb == set && o.key == keySync:
-			j.wentBack = false
+			j.wentBack, j.otherSync = false, false
 			for _, other := range j.w.hosts {
 				if cluster.NoStream(other.tags) && slices.Contains(o.value.(cluster.Sync).Standbys(), other.name) {
 					j.fail("I2", "the key sync names %s, which is tagged nostream", other.name)
@@ -295,6 +296,7 @@ func (j *judge) committed(h *host, ops []op) {
 			}
 		case o.verb == set && o.key == keyStatus:
 			j.status = o.value.(cluster.Status)
+			j.wentBack = j.wentBack && h.unaware
 			if h.pg.at.branch.timeline > j.unsaid {
 				j.unsaid = 0 // it knows by its data, and says so
 			}
@@ -311,6 +313,7 @@ func (j *judge) committed(h *host, ops []op) {
 		case o.verb == deleteCAS && o.key == keySync:
 			if _, still := j.w.consul.keys[keySync]; !still {
 				j.forget()
+				j.otherSync = false
 			}
 		}
 	}

@@ -35,7 +35,6 @@ func restoreShard(w *world, e Event) func() {
 		return nil
 	}
 	a.post(func() {
-		w.judge.asked = w.judge.paused
 		a.RestoreTo(pg.Restore{Target: time.Unix(0, 0), Label: "F"}, func(err error) {
 			w.say("%s: the restore has ended: %v", a.host.name, err)
 			if err == nil {

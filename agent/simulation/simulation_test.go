@@ -19,6 +19,7 @@ var (
 	simTimings = flag.Uint64("sim.timings", 0, "how many seeds, each with other timings, a schedule is run with that is written by hand; 0: 10, or 3 with the race detector or -short")
 	simMutant  = flag.String("sim.mutant", "", "the rule to switch off, a field of Mutant: how easily do random schedules notice?")
 	simQuorum  = flag.Bool("sim.quorum", false, "random schedules are run with takeover: quorum")
+	simKind    = flag.String("sim.kind", "", "a kind of event that happens six times more in each random schedule")
 	simSeed    = flag.Uint64("sim.seed", 0, "run the schedule of this seed alone, and tell everything that happens")
 )
 
@@ -97,10 +98,14 @@ func TestRandomSchedules(t *testing.T) {
 
 // generate makes the random schedule of a seed, as the flags want it.
 func generate(seed uint64) Schedule {
-	if *simQuorum {
-		return ByQuorum(Generate(seed))
+	s := Generate(seed)
+	if *simKind != "" {
+		s = Often(s, Kind(*simKind))
 	}
-	return Generate(seed)
+	if *simQuorum {
+		return ByQuorum(s)
+	}
+	return s
 }
 
 // report shrinks a failing schedule and prints it.

@@ -118,8 +118,9 @@ type host struct {
 	takenOver      bool
 	takenOverUntil instant
 	held           []func()
-	strands        instant // since when it needs WAL that is gone, as the operator sees it
-	covered        instant // when it last reached a primary that has what was acknowledged
+	asked          time.Time // when the task began that an operator has asked its agent for last
+	strands        instant   // since when it needs WAL that is gone, as the operator sees it
+	covered        instant   // when it last reached a primary that has what was acknowledged
 
 	pg       postgres
 	goesBack int64 // by how much WAL a restore goes back
