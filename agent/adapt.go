@@ -61,6 +61,13 @@ func restoreOf(p *postgres.Instance) *ha.Discard {
 	return &ha.Discard{Timeline: note.Discarded, Before: note.Before}
 }
 
+// upgradeOf reports whether there is a note of a major upgrade. One that cannot be read makes the data directory one
+// that is refused.
+func upgradeOf(p *postgres.Instance) bool {
+	note, err := p.UpgradeNote()
+	return err == nil && note != nil
+}
+
 // peerOf is another member's answer as the decision core takes it.
 func peerOf(name string, s api.PeerStatus) ha.Peer {
 	return ha.Peer{

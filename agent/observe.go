@@ -37,7 +37,7 @@ func (d *dataLooker) look(ctx context.Context) (member.Found, bool) {
 		}
 		found := dataOf(data, err)
 		found.Restores = restoresOf(d.pg, data)
-		looked <- member.Found{Data: found, Loss: d.pg.Loss(), Restore: restoreOf(d.pg), Detachment: d.pg.Detachment(), Stray: d.pg.Stray()}
+		looked <- member.Found{Data: found, Loss: d.pg.Loss(), Restore: restoreOf(d.pg), Upgrade: upgradeOf(d.pg), Detachment: d.pg.Detachment(), Stray: d.pg.Stray()}
 	})
 	select {
 	case f := <-looked:

@@ -506,6 +506,10 @@ func (p inPostgres) EndRestore(w *member.Work, done func(error)) {
 	work(p.runner, w, 0, func(context.Context) error { return p.pg.EndRestore() }, done)
 }
 
+func (p inPostgres) UndoUpgrade(w *member.Work, done func(error)) {
+	work(p.runner, w, 0, p.pg.UndoUpgrade, done)
+}
+
 func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, systemIdentifier string, done func(error)) {
 	work(p.runner, w, 0, func(ctx context.Context) error { return p.pg.Answers(ctx, up, primary, systemIdentifier) }, done)
 }

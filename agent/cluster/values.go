@@ -108,6 +108,9 @@ type MemberLictor struct {
 	SyncedSlots string `json:"synced_slots,omitempty"`
 	// QuorumTakeover: it is of a version that knows the setting takeover (design 5.30).
 	QuorumTakeover bool `json:"quorum_takeover,omitempty"`
+	// Succession: as the leader it carries on what its route succeeds, and with data that the route succeeds
+	// it does not lead. Versions of Lictor that do not tell know of no major upgrade.
+	Succession bool `json:"succession,omitempty"`
 }
 
 // KeepsSynced reports whether a member says that PostgreSQL itself keeps a logical slot there.

@@ -15,7 +15,7 @@ func Decide(v View) Decision {
 		leading,          // this member holds the lease
 		busy,             // a task runs: let it
 		shutDown,         // PostgreSQL was stopped from outside the agent, and does not end
-		undoing,          // a restore of its own has not ended
+		undoing,          // a restore or a major upgrade of its own has not ended
 		starting,         // there is no usable data directory
 		takeoverByQuorum, // the leader is silent, and its standbys may stand in for its lease
 		detached,         // a candidate counts on this member's receiving nothing

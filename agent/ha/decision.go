@@ -109,6 +109,9 @@ type PutBack struct{}
 // EndRestore drops the note of a restore that was undone.
 type EndRestore struct{}
 
+// UndoUpgrade takes back what a major upgrade has done.
+type UndoUpgrade struct{}
+
 // EndShutDown ends the processes of a PostgreSQL that is shut down and does not end.
 type EndShutDown struct{}
 
@@ -262,6 +265,7 @@ func (r Register) String() string        { return "register the shard: " + r.Tak
 func (FinishBootstrap) String() string   { return "finish the bootstrap" }
 func (PutBack) String() string           { return "put the data back" }
 func (EndRestore) String() string        { return "drop the note of the restore" }
+func (UndoUpgrade) String() string       { return "take the major upgrade back" }
 func (EndShutDown) String() string       { return "end what is left of PostgreSQL" }
 func (DiscardIncomplete) String() string { return "clear away the unfinished data directory" }
 func (c Clone) String() string           { return "clone from " + c.From + byArchive(c.NoStream) }

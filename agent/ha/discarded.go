@@ -40,8 +40,11 @@ func (v View) undoes() bool {
 	return v.Postgres.Restore != nil && b != nil && b.Owner == v.Name && b.Discarded == v.Postgres.Restore.Timeline
 }
 
-// undoing: a restore of this member's has not ended, and no task works on it.
+// undoing: a restore of this member's, or a major upgrade, has not ended, and no task works on it.
 func undoing(v View) (Decision, bool) {
+	if v.upgrading() {
+		return v.upgradeUndone(), true
+	}
 	if v.Postgres.Data == DataSetAside {
 		return v.unlessFailing(do("a restore has not ended: the data that it was to replace are put back", PutBack{})), true
 	}

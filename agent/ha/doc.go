@@ -22,6 +22,7 @@
 //	quorum.go     what a candidate must know first in quorum mode
 //	identifier.go  whose data are another cluster's than the shard's
 //	discarded.go  a restore to an earlier moment, and who must not lead after it
+//	upgrading.go  a major upgrade that was cut short
 //	restoring.go  whether a member whose data were replaced may count again
 //	sync.go       whom commits wait for, and who may lead without them
 //

@@ -109,7 +109,7 @@ func duty(v View) Decision {
 			return giveUpOr(v, diskFailed+pg.DiskTrouble, busy) // which it may wait for
 		}
 		return busy
-	case v.Postgres.Restore != nil || pg.Data == DataSetAside:
+	case v.Postgres.Restore != nil || pg.Data == DataSetAside || v.upgrading():
 		if d, applies := undoing(v); applies {
 			return d
 		}
@@ -188,9 +188,10 @@ func (v View) ending() bool {
 }
 
 // replacesData reports whether a restore replaces the data, or puts the old ones back: nobody else may lead then,
-// whatever it waits for. Before that, and after it, a restore has the limits of any other task.
+// whatever it waits for. Before that, and after it, a restore has the limits of any other task. A major upgrade
+// ends, or is taken back, by limits of its own.
 func (v View) replacesData() bool {
-	return v.Task == TaskRestore && (v.Postgres.Replacing || v.Postgres.Data == DataSetAside)
+	return v.Task == TaskRestore && (v.Postgres.Replacing || v.Postgres.Data == DataSetAside) || v.Task == TaskUpgrade
 }
 
 // nextTimelineUntold reports whether the status does not say yet which timeline a promotion would begin,

@@ -158,6 +158,8 @@ const (
 	DataValid        DataState = "valid"
 	// DataSetAside: a restore has not ended; the data that it was to replace lie beside.
 	DataSetAside DataState = "set aside"
+	// DataUpgrading: a major upgrade has not ended, for which PostgreSQL was stopped.
+	DataUpgrading DataState = "upgrading"
 )
 
 // Line is a shard's history as one leader has it on one timeline.
@@ -201,6 +203,8 @@ type Postgres struct {
 	// Replacing: a restore has told the shard what it discards, and has begun to move the data aside: nobody
 	// else may lead until it has ended, or has put them back.
 	Replacing bool
+	// Upgrade: this member has noted a major upgrade that it began and that has not ended (upgrading.go).
+	Upgrade bool
 	// ShutDown is since when PostgreSQL has been seen shut down from outside, with
 	// processes left that do not end; zero: it is not.
 	ShutDown cluster.Instant
@@ -347,6 +351,7 @@ const (
 	TaskRestart   TaskKind = "restart"
 	TaskReinit    TaskKind = "reinitialize"
 	TaskRestore   TaskKind = "restore"
+	TaskUpgrade   TaskKind = "major upgrade"
 	// TaskInterrupted is a task that was broken off and has not ended yet, as a disk
 	// hangs perhaps. PostgreSQL was killed meanwhile.
 	TaskInterrupted TaskKind = "interrupted"

@@ -160,6 +160,8 @@ type Postgres interface {
 	Restore(w *Work, r pg.Restore, done func(error))
 	PutBack(w *Work, done func(error))
 	EndRestore(w *Work, done func(error))
+	// UndoUpgrade takes back what a major upgrade has done.
+	UndoUpgrade(w *Work, done func(error))
 	// Answers says why a member's PostgreSQL does not answer; primary: not as a primary. One with
 	// another systemIdentifier than the shard's, if that is known, does not, nor one that does not prove whose it is.
 	Answers(w *Work, up pg.Upstream, primary bool, systemIdentifier string, done func(error))

@@ -30,6 +30,8 @@ type Found struct {
 	Loss *pg.Loss
 	// Restore is the note of a restore that has not ended; nil: there is none.
 	Restore *ha.Discard
+	// Upgrade: there is a note of a major upgrade that has not ended.
+	Upgrade bool
 	// Detachment is the note of an attempt at a takeover by quorum; nil: there is none.
 	Detachment *pg.Detachment
 	// Stray: PostgreSQL runs in it that nobody has taken charge of.
@@ -88,6 +90,8 @@ type Local struct {
 	Loss *pg.Loss
 	// Restore is the note of a restore that has not ended; nil: there is none.
 	Restore *ha.Discard
+	// Upgrade: there is a note of a major upgrade that has not ended.
+	Upgrade bool
 	// Stranded says why this replica cannot go on with its data; empty: it can.
 	Stranded string
 	adopted  adoption
@@ -169,7 +173,7 @@ func (l *Local) saw(look Look) bool {
 		l.Failure("postgres", "PostgreSQL runs but cannot be observed", look.Err)
 	}
 	if look.Found != nil {
-		l.Data, l.Restore = look.Found.Data, look.Found.Restore
+		l.Data, l.Restore, l.Upgrade = look.Found.Data, look.Found.Restore, look.Found.Upgrade
 	}
 	l.sawState(look.State)
 	if look.Err == nil && !look.Began.IsZero() {
@@ -243,7 +247,7 @@ func (l *Local) Adopt(found Found, running bool) {
 
 // found takes in the data directory. What it was before says nothing of what it is now.
 func (l *Local) found(found Found) {
-	l.Data, l.Loss, l.Restore, l.PG.wasPrimary = found.Data, found.Loss, found.Restore, found.Data.WasPrimary
+	l.Data, l.Loss, l.Restore, l.Upgrade, l.PG.wasPrimary = found.Data, found.Loss, found.Restore, found.Upgrade, found.Data.WasPrimary
 }
 
 // gone notes that no postmaster runs any more.

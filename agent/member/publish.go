@@ -41,7 +41,9 @@ func (m *Member) Value() cluster.Member {
 		// Not before the guard stands down: whoever sees it may end the agent.
 		Pause: m.PauseInForce() && m.GuardSupervisor.standsDown(),
 		// Always there: without it the others believe who answers at this address, unproved.
-		Lictor:           &cluster.MemberLictor{Problems: len(m.shell.Problems()), Config: m.Snapshot.Config.ModifyIndex, QuorumTakeover: true},
+		Lictor: &cluster.MemberLictor{
+			Problems: len(m.shell.Problems()), Config: m.Snapshot.Config.ModifyIndex, QuorumTakeover: true, Succession: true,
+		},
 		ScheduledRestart: m.shell.ScheduledRestart(),
 	}
 	v.Lictor.Copying, v.Lictor.Made = m.shell.Copying()

@@ -134,6 +134,8 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 		return refused("%s already in progress", m.task.kind)
 	case m.Restore != nil || m.Data.State == ha.DataSetAside: // what is in the place of the old data is nobody's to remove
 		return refused("a restore is not undone yet")
+	case m.upgradeUnfinished():
+		return errUpgradeUnfinished
 	}
 	up, err := m.upstreamOf(leader)
 	if err != nil {

@@ -40,6 +40,8 @@ func (m *Member) begin(action ha.Action) {
 		m.startTask(ha.TaskRestore, m.Postgres.PutBack, m.restoreUndone)
 	case ha.EndRestore:
 		m.startTask(ha.TaskStart, m.Postgres.EndRestore, nil)
+	case ha.UndoUpgrade:
+		m.startTask(ha.TaskUpgrade, m.Postgres.UndoUpgrade, m.restoreUndone)
 	case ha.EndShutDown:
 		m.startTask(ha.TaskStart, func(w *Work, next func(error)) { m.Postgres.EndShutDown(w, startLimit, next) }, nil)
 	case ha.DiscardIncomplete:

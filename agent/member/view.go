@@ -43,7 +43,7 @@ func (m *Member) View() ha.View {
 		SynchronousCommit: m.Postgres.SynchronousCommit(),
 		DiskTrouble:       m.Disk, DiskSince: m.diskSince,
 		Durable: ha.Durability{SynchronousCommit: o.SynchronousCommit, Fsync: o.Fsync && m.Postgres.Fsync(), StartRace: startRace(o.ServerVersion), ReplayPaused: o.ReplayPaused},
-		Restore: m.Restore, Replacing: m.hidden, Strayed: m.remote.diverged, LacksSlots: m.slots.lacking(), Stranded: m.Stranded, Turn: m.rebuilder.hasTurn(),
+		Restore: m.Restore, Replacing: m.hidden, Upgrade: m.Upgrade, Strayed: m.remote.diverged, LacksSlots: m.slots.lacking(), Stranded: m.Stranded, Turn: m.rebuilder.hasTurn(),
 	}
 	if m.PG.Primary() {
 		v.Postgres.Discards, _ = m.nextDiscarded()

@@ -534,6 +534,10 @@ func (p postgresPort) EndRestore(work *Work, done func(error)) {
 	p.w.ask(work, "Postgres.EndRestore", done)
 }
 
+func (p postgresPort) UndoUpgrade(work *Work, done func(error)) {
+	p.w.ask(work, "Postgres.UndoUpgrade", done)
+}
+
 func (p postgresPort) Answers(work *Work, up pg.Upstream, primary bool, systemIdentifier string, done func(error)) {
 	p.w.ask(work, "Postgres.Answers", done, up, primary, systemIdentifier)
 }

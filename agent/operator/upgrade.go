@@ -27,7 +27,7 @@ type UpgradeOptions struct {
 const upgradeCheckLimit = 31 * time.Minute
 
 // Upgrade checks whether a shard can be upgraded to another major version (design 5.31): each
-// member tries it, one after another, the replicas first, and each bouncer must know announced identifiers.
+// member tries it, one after another, the replicas first, and each agent and bouncer must know announced identifiers.
 func Upgrade(ctx context.Context, c *Console, s *Shard, o UpgradeOptions) error {
 	switch {
 	case !o.Check:
@@ -58,6 +58,7 @@ func Upgrade(ctx context.Context, c *Console, s *Shard, o UpgradeOptions) error 
 		}
 		d.judgeBouncers(s.Scope, s.site.Namespace, s.site.parseBouncers(bouncers, nil))
 	}
+	d.judgeAgents(s.Scope, members)
 	for _, m := range members {
 		if c.Format == Pretty {
 			c.Warn("%s tries it", m.Name)
@@ -79,6 +80,17 @@ func (d *diagnosis) judgeBouncers(scope, namespace string, bouncers []cluster.Bo
 		if b.Serves(namespace, scope) && !b.Succession {
 			d.add(Wrong, scope+"/"+b.Name, "upgrade Lictor on the bouncer's host, and check again",
 				"the bouncer is of version %s, which refuses a new system identifier also when an upgrade announces it", cmp.Or(b.Version, "?"))
+		}
+	}
+}
+
+// judgeAgents tells which members' agents know of no major upgrade: they would write the route without what it
+// succeeds, or lead with the old data.
+func (d *diagnosis) judgeAgents(scope string, members []cluster.Member) {
+	for _, m := range members {
+		if m.Lictor != nil && !m.Lictor.Succession { // of Patroni's tells the check itself
+			d.add(Wrong, scope+"/"+m.Name, "upgrade Lictor on the member's host, and check again",
+				"the agent is of a version that knows nothing of major upgrades: as the leader it would hide them from bouncers")
 		}
 	}
 }

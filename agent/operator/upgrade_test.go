@@ -56,6 +56,19 @@ func TestJudgeUpgrade(t *testing.T) {
 	}
 }
 
+// An agent that would write the route without what it succeeds stands in the way.
+func TestJudgeAgents(t *testing.T) {
+	d := diagnosis{area: "upgrade"}
+	d.judgeAgents("orders", []cluster.Member{
+		{Name: "new", Lictor: &cluster.MemberLictor{Succession: true}},
+		{Name: "old", Lictor: &cluster.MemberLictor{}},
+		{Name: "patroni"},
+	})
+	if len(d.findings) != 1 || d.findings[0].Level != Wrong || d.findings[0].Subject != "orders/old" || d.findings[0].Do == "" {
+		t.Errorf("%+v", d.findings)
+	}
+}
+
 // A bouncer that would refuse the new cluster's route stands in the way, if it serves the shard.
 func TestJudgeBouncers(t *testing.T) {
 	d := diagnosis{area: "upgrade"}

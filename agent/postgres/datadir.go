@@ -34,6 +34,8 @@ const (
 	Valid        DataState = "valid"
 	// SetAside: a restore has not ended, and the data that it was to replace lie beside.
 	SetAside DataState = "set aside"
+	// Upgrading: a major upgrade has not ended, and PostgreSQL was stopped for it.
+	Upgrading DataState = "upgrading"
 )
 
 // DataDir is what is in the data directory.
@@ -77,8 +79,8 @@ func (p *dataDirectory) DataDir(ctx context.Context) (DataDir, error) {
 	switch upgrade, err := p.UpgradeNote(); {
 	case err != nil:
 		return DataDir{State: Foreign, Problem: err.Error()}, nil //nolint:nilerr // that is what is wrong with it
-	case upgrade != nil: // of old and new cluster only one may ever be started
-		return DataDir{State: Foreign, Problem: fmt.Sprintf("a major upgrade to PostgreSQL %d has not ended, as %s says", upgrade.To, p.stateFile("upgrade"))}, nil
+	case upgrade != nil && (upgrade.Stopped || p.isAt(upgrade.dir(), upgrade.ID) != nil):
+		return DataDir{State: Upgrading}, nil // of old and new cluster only one may ever be started
 	}
 	entries, err := p.disk.ReadDir(p.dataDir)
 	switch {
@@ -406,8 +408,13 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 		return fmt.Errorf("the data directory stays: %s", d.Problem)
 	case d.State == SetAside:
 		return errors.New("the data directory stays: a restore has not ended, and its old data are put back first")
+	case d.State == Upgrading:
+		return errors.New("the data directory stays: a major upgrade has not ended, and is undone first")
 	case d.State == Empty:
 		return nil
+	}
+	if err := p.refuseUpgrading(); err != nil {
+		return fmt.Errorf("the data directory stays: %w", err)
 	}
 	// Somebody else may have started one.
 	if !p.Running() {

@@ -145,7 +145,7 @@ func (p *processes) Adopt(ctx context.Context) (bool, error) {
 		}
 	}
 	pid, err := p.namedPostmaster()
-	if err != nil || pid == 0 || !fence.Belongs(pid, p.dataDir) {
+	if err != nil || pid == 0 || !fence.Belongs(pid, p.dataDir) || p.ofPgUpgrade() {
 		return false, err
 	}
 	a, err := p.adoptedAs()
@@ -167,6 +167,13 @@ func (p *processes) Adopt(ctx context.Context) (bool, error) {
 	return p.Running(), nil
 }
 
+// ofPgUpgrade reports whether a postmaster that was found is one that pg_upgrade has started: the way back ends it, and
+// nobody takes charge of it.
+func (p *processes) ofPgUpgrade() bool {
+	note, err := p.UpgradeNote()
+	return err == nil && note != nil && note.Stopped
+}
+
 // Stray reports whether a postmaster works in the data directory that nobody has taken
 // charge of: somebody has started it by hand.
 func (p *processes) Stray() bool {
@@ -174,7 +181,7 @@ func (p *processes) Stray() bool {
 		return false
 	}
 	pid, err := p.namedPostmaster()
-	return err == nil && pid != 0 && fence.Belongs(pid, p.dataDir)
+	return err == nil && pid != 0 && fence.Belongs(pid, p.dataDir) && !p.ofPgUpgrade()
 }
 
 // hold follows a postmaster of ours, and keeps it in hand to signal and to kill it.

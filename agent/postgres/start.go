@@ -59,6 +59,9 @@ func (p *server) Start(ctx context.Context, s StartAs) error {
 	if p.Running() {
 		return errors.New("PostgreSQL runs already")
 	}
+	if err := p.refuseUpgrading(); err != nil {
+		return fmt.Errorf("not started: %w", err)
+	}
 	d, err := p.DataDir(ctx)
 	switch {
 	case err != nil:

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -65,6 +66,8 @@ type oldCluster struct {
 	walLevel                 string
 	slots                    int // max_replication_slots
 	tablespaces, logical     []string
+	archives                 bool
+	unarchived               string // why WAL does not get into the archive; empty: it does, or is not to
 }
 
 // CheckUpgrade tries whether the data could become those of another major version, whose
@@ -100,6 +103,14 @@ func (p *upgrader) CheckUpgrade(ctx context.Context, to int, said string) (found
 	found.Problems = append(found.Problems, obstacles...)
 	if len(old.tablespaces) > 0 {
 		problem("tablespaces (%s): the replicas could not be made anew, as the old version's files are where the copies would have to go", strings.Join(old.tablespaces, ", "))
+	}
+	if old.unarchived != "" {
+		problem("%s", old.unarchived)
+	}
+	if why, err := p.undumpable(next); err != nil {
+		return found, err
+	} else if why != "" {
+		problem("%s", why)
 	}
 	if len(old.logical) > 0 && p.major < replicatesSlotsSince {
 		found.Warnings = append(found.Warnings, fmt.Sprintf("logical slots (%s) are lost: pg_upgrade carries them over from PostgreSQL %d on; their readers must begin anew",
@@ -156,6 +167,34 @@ func (p *installation) nextInstallation(ctx context.Context, to int, said string
 	return next, ""
 }
 
+// columnMark is what PostgreSQL 15.20 and 17.12 note in pg_attribute.attoptions of each column that they make. A pg_dump
+// that does not know it takes it for an option of the user's, which no version accepts.
+const columnMark = "pg_attver"
+
+// undumpable says why the new version's pg_dump cannot dump what this version makes: pg_upgrade would find out when
+// clients wait, as its check does not restore schemas.
+func (p *installation) undumpable(next *installation) (why string, err error) {
+	knows := func(i *installation, name string) (bool, error) {
+		path, err := i.program(name)
+		if err != nil {
+			return false, err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return false, fmt.Errorf("what PostgreSQL %d notes in its columns: %w", i.major, err)
+		}
+		return bytes.Contains(content, []byte(columnMark)), nil
+	}
+	if marks, err := knows(p, "postgres"); err != nil || !marks {
+		return "", err
+	}
+	if reads, err := knows(next, "pg_dump"); err != nil || reads {
+		return "", err
+	}
+	return fmt.Sprintf("this minor release of PostgreSQL %d notes %s in each column that it makes, which the pg_dump of PostgreSQL %d does not know: "+
+		"pg_upgrade would fail while it restores schemas; install a later minor release of PostgreSQL %d", p.major, columnMark, next.major, next.major), nil
+}
+
 // otherBinDir is a directory of programs with one version's number in place of another's:
 // /usr/lib/postgresql/15/bin, /usr/pgsql-15/bin. Empty: its path has no such number, or several.
 func otherBinDir(dir string, from, to int) string {
@@ -181,10 +220,19 @@ func (p *upgrader) describe(ctx context.Context, conn *pgx.Conn) (old oldCluster
 			current_setting('data_checksums') = 'on', (pg_catalog.pg_size_bytes(current_setting('wal_segment_size')) / 1048576)::int,
 			current_setting('shared_preload_libraries'), current_setting('wal_level'), current_setting('max_replication_slots')::int,
 			ARRAY(SELECT spcname::text FROM pg_catalog.pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1),
-			ARRAY(SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE slot_type = 'logical' ORDER BY 1)
+			ARRAY(SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE slot_type = 'logical' ORDER BY 1),
+			current_setting('archive_mode') <> 'off'
 		FROM pg_catalog.pg_database WHERE datname = 'template0'`).
 		Scan(&old.encoding, &old.collate, &old.ctype, &old.provider, &old.locale, &old.icuRules, &old.checksums, &old.walSegmentMB,
-			&old.preloaded, &old.walLevel, &old.slots, &old.tablespaces, &old.logical)
+			&old.preloaded, &old.walLevel, &old.slots, &old.tablespaces, &old.logical, &old.archives)
+	if err != nil || !old.archives {
+		return old, err
+	}
+	archiver, err := p.Archiver(ctx)
+	if err == nil && archiver.On && archiver.Waiting > 0 && archiver.FailedAt.After(archiver.ArchivedAt) {
+		old.unarchived = fmt.Sprintf("WAL is not archived (%s since %s, %d files wait): what the archive does not have would be lost",
+			archiver.LastFailed, archiver.FailedAt.UTC().Format(time.DateTime), archiver.Waiting)
+	}
 	return old, err
 }
 
@@ -276,7 +324,7 @@ func (p *upgrader) tryUpgrade(ctx context.Context, next *installation, old oldCl
 		return nil, nil, err
 	}
 	// Its socket is in its working directory, whose path must be short.
-	work, err := p.temporaryDir("lictor-upgrade-")
+	work, err := p.temporaryDir(upgradeWork)
 	if err != nil {
 		return nil, nil, fmt.Errorf("upgrade check: %w", err)
 	}
@@ -386,7 +434,7 @@ func (p *upgrader) clearUpgradeScratch(ctx context.Context, scratch string) erro
 }
 
 // furnishUpgrade adds to the new cluster's configuration what pg_upgrade or the old one's
-// functions need of it, and that it be small.
+// functions need of it, and that it be small. The libraries' own workers do not run in it.
 func (p *upgrader) furnishUpgrade(next *installation, old oldCluster) error {
 	path := next.inData("postgresql.conf")
 	content, err := p.disk.ReadFile(path)
@@ -397,7 +445,7 @@ func (p *upgrader) furnishUpgrade(next *installation, old oldCluster) error {
 	conf := string(content) + "\n"
 	for name, value := range map[string]string{
 		"listen_addresses": "", "shared_buffers": "16MB", "huge_pages": "off", "fsync": "off", "logging_collector": "off", "lc_messages": "C",
-		"wal_level": old.walLevel, "max_replication_slots": strconv.Itoa(max(old.slots, slots)), "shared_preload_libraries": old.preloaded,
+		"wal_level": old.walLevel, "max_replication_slots": strconv.Itoa(max(old.slots, slots)), "shared_preload_libraries": old.preloaded, "max_worker_processes": "0",
 	} {
 		conf += name + " = " + quote(value) + "\n"
 	}

@@ -34,6 +34,10 @@ const (
 	// beforeUpgrade and upgradedInfix stand between the data directory's name and the time.
 	beforeUpgrade = ".before-upgrade."
 	upgradedInfix = ".upgraded."
+	// upgradeWork begins the name of pg_upgrade's working directory.
+	upgradeWork = "lictor-upgrade-"
+	// undoneControl is the control file of a new cluster that is not to be started any more.
+	undoneControl = "pg_control.undone"
 	// initdbConf is the new cluster's postgresql.conf as initdb made it, while pg_upgrade has another one.
 	initdbConf = "postgresql.conf.initdb"
 	// upgradedBy begins the reason in the history of a timeline that an upgrade began.
@@ -65,6 +69,14 @@ type UpgradeNote struct {
 	// SystemIdentifier is the old cluster's, Timeline the new one's.
 	SystemIdentifier string `json:"system_identifier"`
 	Timeline         int    `json:"timeline"`
+	// Archives: PostgreSQL archived its WAL.
+	Archives bool `json:"archives,omitempty"`
+	// Stopped: PostgreSQL was shut down for it. What runs in the data directory since then was started by
+	// pg_upgrade, and before that it is the shard's primary.
+	Stopped bool `json:"stopped,omitempty"`
+	// Work is pg_upgrade's working directory, with the superuser's password in it, and WorkID its identity.
+	Work   string `json:"work,omitempty"`
+	WorkID string `json:"work_id,omitempty"`
 	// Upgraded is the new cluster's system identifier; empty: it is not whole yet.
 	Upgraded string `json:"upgraded,omitempty"`
 }
@@ -75,6 +87,9 @@ func (n *UpgradeNote) dir() string { return n.Aside[:strings.LastIndex(n.Aside, 
 // valid reports whether the note names directories beside the data, and nothing else.
 func (n *UpgradeNote) valid() bool {
 	if n.ID == "" || n.SystemIdentifier == "" || !filepath.IsAbs(n.Aside) || !strings.Contains(n.Aside, beforeUpgrade) {
+		return false
+	}
+	if n.Work != "" && (!filepath.IsAbs(n.Work) || !strings.HasPrefix(filepath.Base(n.Work), upgradeWork)) {
 		return false
 	}
 	at, fits := strings.CutPrefix(n.Next, n.dir()+upgradedInfix)
@@ -107,6 +122,18 @@ func (p *dataDirectory) writeUpgradeNote(note UpgradeNote) error {
 		return fmt.Errorf("the note of a major upgrade (set lictor.state_dir to a writable directory): %w", err)
 	}
 	return p.syncDir(p.stateDir)
+}
+
+// refuseUpgrading fails while the note of a major upgrade is there: only this file's functions may start, replace or
+// remove anything then.
+func (p *dataDirectory) refuseUpgrading() error {
+	switch note, err := p.UpgradeNote(); {
+	case err != nil:
+		return err
+	case note != nil:
+		return fmt.Errorf("a major upgrade to PostgreSQL %d has not ended, as %s says", note.To, p.stateFile("upgrade"))
+	}
+	return nil
 }
 
 // notedUpgrade is the note, which must be there.
@@ -194,6 +221,15 @@ func (p *dataUpgrader) BeginUpgrade(ctx context.Context, to int, said string, ab
 	if len(old.tablespaces) > 0 {
 		obstacles = append(obstacles, "tablespaces: "+strings.Join(old.tablespaces, ", "))
 	}
+	undumpable, err := p.upgrader.undumpable(next)
+	if err != nil {
+		return err
+	}
+	for _, why := range []string{old.unarchived, undumpable} {
+		if why != "" {
+			obstacles = append(obstacles, why)
+		}
+	}
 	if len(obstacles) > 0 {
 		return errors.New(strings.Join(obstacles, "; "))
 	}
@@ -208,7 +244,7 @@ func (p *dataUpgrader) BeginUpgrade(ctx context.Context, to int, said string, ab
 	at := time.Now().UTC().Format("20060102T150405.000000")
 	note := UpgradeNote{
 		From: p.major, To: to, BinDir: next.local.Load().BinDir, Aside: dir + beforeUpgrade + at, Next: dir + upgradedInfix + at,
-		SystemIdentifier: control.SystemIdentifier, Timeline: max(control.Timeline, above) + 1,
+		SystemIdentifier: control.SystemIdentifier, Timeline: max(control.Timeline, above) + 1, Archives: old.archives,
 	}
 	if note.ID, err = identity(dir); err != nil {
 		return err
@@ -283,12 +319,19 @@ func (p *dataUpgrader) UpgradeData(ctx context.Context) error {
 		return fmt.Errorf("the data are those of system identifier %s on timeline %d, noted are %s, and %d for the new cluster",
 			control.SystemIdentifier, control.Timeline, note.SystemIdentifier, note.Timeline)
 	}
+	if err := p.archivedAll(note); err != nil {
+		return err
+	}
 	next, why := p.nextInstallation(ctx, note.To, note.BinDir)
 	if why != "" {
 		return errors.New(why)
 	}
 	p.placeNext(next, *note)
-	if err := p.linkCluster(ctx, next); err != nil {
+	note.Stopped = true
+	if err := p.writeUpgradeNote(*note); err != nil {
+		return err
+	}
+	if err := p.linkCluster(ctx, next, note); err != nil {
 		return err
 	}
 	if err := p.carryConfiguration(ctx, next); err != nil {
@@ -319,7 +362,7 @@ func (p *dataUpgrader) UpgradeData(ctx context.Context) error {
 const shutDown = "shut down"
 
 // isAt fails where a directory is not the one that was noted.
-func (p *dataUpgrader) isAt(path, id string) error {
+func (p *dataDirectory) isAt(path, id string) error {
 	now, err := identity(path)
 	if err != nil {
 		return err
@@ -334,8 +377,58 @@ func (p *dataUpgrader) isAt(path, id string) error {
 	return nil
 }
 
+// archivedAll fails where WAL waits for the archive: the servers that pg_upgrade starts do not archive, and remove it.
+func (p *dataUpgrader) archivedAll(note *UpgradeNote) error {
+	if !note.Archives {
+		return nil
+	}
+	waiting, err := p.disk.Glob(p.inData("pg_wal/archive_status/*.ready"))
+	if err != nil {
+		return fmt.Errorf("what waits for the archive: %w", err)
+	}
+	if len(waiting) > 0 {
+		return fmt.Errorf("%s, and %d more files, is not archived: see why the archive does not take it",
+			strings.TrimSuffix(filepath.Base(waiting[0]), ".ready"), len(waiting)-1)
+	}
+	return nil
+}
+
+// workIn makes pg_upgrade's working directory. Where it is is noted before there is anything in it.
+func (p *dataUpgrader) workIn(note *UpgradeNote) (err error) {
+	if note.Work, err = p.temporaryDir(upgradeWork); err != nil {
+		return fmt.Errorf("major upgrade: %w", err)
+	}
+	if note.WorkID, err = identity(note.Work); err != nil {
+		return err
+	}
+	return p.writeUpgradeNote(*note)
+}
+
+// removeWork removes pg_upgrade's working directory, if it is still that one. The superuser's password may be in it.
+func (p *dataUpgrader) removeWork(note *UpgradeNote) error {
+	if note.Work == "" {
+		return nil
+	}
+	switch info, err := p.disk.Lstat(note.Work); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("pg_upgrade's working directory: %w", err)
+	case !info.IsDir():
+		return fmt.Errorf("%s is not the directory in which pg_upgrade worked: nothing is done with it", note.Work)
+	}
+	if err := errors.Join(p.isAt(note.Work, note.WorkID), mayRemove(note.Work)); err != nil {
+		return err
+	}
+	// Root removes nothing that only a note names.
+	if err := p.disk.Do(func() error { return p.disk.RemoveAll(note.Work) }); err != nil {
+		return fmt.Errorf("pg_upgrade's working directory: %w", err)
+	}
+	return nil
+}
+
 // linkCluster runs pg_upgrade.
-func (p *dataUpgrader) linkCluster(ctx context.Context, next *installation) error {
+func (p *dataUpgrader) linkCluster(ctx context.Context, next *installation, note *UpgradeNote) error {
 	own, err := p.program("postgres")
 	if err != nil {
 		return err
@@ -345,11 +438,15 @@ func (p *dataUpgrader) linkCluster(ctx context.Context, next *installation) erro
 	}
 	// Its sockets are in its working directory, whose path must be short; the script by which it offers
 	// to remove the old data is there, too, and goes with it.
-	work, err := p.temporaryDir("lictor-upgrade-")
-	if err != nil {
-		return fmt.Errorf("major upgrade: %w", err)
+	if err := p.workIn(note); err != nil {
+		return err
 	}
-	defer p.disk.RemoveAll(work)
+	defer func() {
+		if err := p.removeWork(note); err != nil { // the way back tries it again
+			p.log.Error().Err(err).Str("path", note.Work).Msg("pg_upgrade's working directory could not be removed")
+		}
+	}()
+	work := note.Work
 	super, env := p.local.Load().Authentication.Superuser, p.upgradeMark()
 	if super.Password != "" {
 		passfile := filepath.Join(work, "pgpass")
@@ -361,8 +458,8 @@ func (p *dataUpgrader) linkCluster(ctx context.Context, next *installation) erro
 	out, said, err := next.runIn(ctx, work, env, "pg_upgrade", "--link",
 		"--old-bindir="+filepath.Dir(own), "--new-bindir="+next.local.Load().BinDir, "--old-datadir="+p.dataDir, "--new-datadir="+next.dataDir,
 		"--username="+super.Username, "--old-port="+strconv.Itoa(p.port), "--new-port="+strconv.Itoa(p.port),
-		// What it starts of the old version archives nothing, and waits for no standby.
-		"--old-options=-c synchronous_standby_names= -c archive_mode=off")
+		// What it starts of the old version archives nothing, waits for no standby, and runs nobody's workers.
+		"--old-options=-c synchronous_standby_names= -c archive_mode=off -c max_worker_processes=0")
 	switch {
 	case ctx.Err() != nil:
 		return err
@@ -480,7 +577,8 @@ func (p *dataUpgrader) keepUpgradeNames(dir string) error {
 	return nil
 }
 
-// UndoUpgrade takes back whatever an upgrade has done, wherever it was cut short. The new cluster must not have been
+// UndoUpgrade takes back whatever an upgrade has done, wherever it was cut short: the old data come back when the new
+// cluster cannot be started any more, and not before. It must not have been
 // started but by pg_upgrade: both have the same files. (pg_upgrade's own documentation counts its starts as none: in its mode
 // for upgrades nothing writes to the tables.) It is moved aside as a bootstrap that failed is.
 func (p *dataUpgrader) UndoUpgrade(ctx context.Context) error {
@@ -506,6 +604,16 @@ func (p *dataUpgrader) UndoUpgrade(ctx context.Context) error {
 		return err
 	}
 	if err := p.endUpgradePrograms(ctx, note); err != nil {
+		return err
+	}
+	if err := p.removeWork(note); err != nil { // nothing of that is needed any more
+		p.log.Error().Err(err).Str("path", note.Work).Msg("pg_upgrade's working directory is left where it is: remove it, a password may be in it")
+	}
+	made := note.Next
+	if newInPlace {
+		made = dir
+	}
+	if err := p.disableUpgraded(note, made); err != nil {
 		return err
 	}
 	if newInPlace {
@@ -559,7 +667,7 @@ func (p *dataUpgrader) whereIsWhat(note *UpgradeNote) (newInPlace bool, err erro
 // the servers that it has started.
 func (p *dataUpgrader) endUpgradePrograms(ctx context.Context, note *UpgradeNote) error {
 	dirs := []string{note.Next}
-	if !p.Running() { // else it was not stopped yet, and serves
+	if note.Stopped { // else what runs in the old data serves
 		dirs = append(dirs, note.dir(), note.Aside)
 	}
 	for {
@@ -603,6 +711,9 @@ func (p *dataUpgrader) unstarted(ctx context.Context, note *UpgradeNote, dir str
 		return errors.New(why)
 	}
 	next.dataDir = dir
+	if disabled, err := p.disabled(dir); err != nil || disabled { // by a way back that was cut short, after this
+		return err
+	}
 	control, err := next.control(ctx)
 	if err != nil {
 		return err
@@ -616,6 +727,39 @@ func (p *dataUpgrader) unstarted(ctx context.Context, note *UpgradeNote, dir str
 
 // startedBefore is a file that each start of PostgreSQL leaves, and that pg_upgrade's are made to forget.
 const startedBefore = "postmaster.opts"
+
+// disabled reports whether the control file of a new cluster was put out of the way, and is not back.
+func (p *dataUpgrader) disabled(dir string) (bool, error) {
+	has, err := there(p.disk.Lstat, filepath.Join(dir, "global", "pg_control"))
+	if err != nil || has {
+		return false, err
+	}
+	return there(p.disk.Lstat, filepath.Join(dir, "global", undoneControl))
+}
+
+// disableUpgraded puts the control file of the new cluster out of the way: its files are those of the old one, which
+// comes back. What pg_upgrade has not worked on yet shares nothing, and what is not there was moved away by somebody.
+func (p *dataUpgrader) disableUpgraded(note *UpgradeNote, dir string) error {
+	if note.NextID == "" || p.isAt(dir, note.NextID) != nil {
+		return nil
+	}
+	global := filepath.Join(dir, "global")
+	err := p.disk.Rename(filepath.Join(global, "pg_control"), filepath.Join(global, undoneControl))
+	switch {
+	case err == nil:
+		err = p.disk.Sync(global)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	if err != nil && !note.Stopped {
+		p.log.Warn().Err(err).Str("path", dir).Msg("what a major upgrade has made can still be started: remove it")
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("putting the new cluster's control file out of the way, as its files are those of the old data: %w", err)
+	}
+	return nil
+}
 
 // giveControlBack gives the old cluster's control file its name back: pg_upgrade has renamed it, so that nobody starts
 // the old one any more.

@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
@@ -41,12 +44,13 @@ func rows(ctx context.Context, t *testing.T, p *Instance) (n int) {
 // step; once the new cluster was started nothing is taken back.
 func TestUpgradeData(t *testing.T) {
 	if os.Getenv("POSTGRES_NEXT_BIN") == "" {
-		// Not to any version that happens to lie on this machine: sid's 18 does not take 15's schemas here.
+		// It takes minutes: not to any version that happens to lie on this machine.
 		t.Skip("make test-upgrade runs it, from one major version to another")
 	}
 	ctx := within(t)
 	dir := newDir(t)
 	s := settings(t, dir, "a")
+	s.Postgres.Parameters["shared_preload_libraries"] = "pg_prewarm" // has a worker that writes a file
 	a := newInstance(t, s)
 	bin, next := nextBin(t, a.Major())
 	bootstrapped(ctx, t, a)
@@ -79,6 +83,9 @@ func TestUpgradeData(t *testing.T) {
 		}
 		if c, err := a.control(ctx); err != nil || c.SystemIdentifier != control.SystemIdentifier || c.Timeline != control.Timeline {
 			t.Errorf("%s: %+v, %v", when, c, err)
+		}
+		if left, err := filepath.Glob(a.dataDir + upgradedInfix + "*/global/pg_control"); err != nil || len(left) > 0 {
+			t.Errorf("%s: the new cluster can be started on the files of the old data: %v, %v", when, left, err)
 		}
 		for infix, want := range map[string]int{asideInfix: 1, beforeUpgrade: 0} {
 			if found, err := filepath.Glob(a.dataDir + "*" + infix + "*"); err != nil || len(found) != want {
@@ -123,6 +130,9 @@ func TestUpgradeData(t *testing.T) {
 		go func() { defer close(came); awaitPath(cut, filepath.Join(note.Next, file)) }()
 		select {
 		case <-came:
+			if now, err := a.UpgradeNote(); err != nil || !strings.HasPrefix(filepath.Base(now.Work), upgradeWork) || a.isAt(now.Work, now.WorkID) != nil || !now.Stopped {
+				t.Errorf("%s: it is not noted where pg_upgrade works: %+v, %v", when, now, err)
+			}
 			cancel()
 			if err := <-ended; err == nil {
 				t.Errorf("%s: not cut short", when)
@@ -136,9 +146,24 @@ func TestUpgradeData(t *testing.T) {
 
 	begun()
 	shutDownWell(ctx, t, a)
-	wantState(ctx, t, a, Foreign)
-	refused("start", "has not ended", a.Start(ctx, StartAs{Role: Primary}))
+	wantState(ctx, t, a, Valid) // nothing has become of it yet
+	untouched := func() {
+		t.Helper()
+		refused("start", "has not ended", a.Start(ctx, StartAs{Role: Primary}))
+		refused("removed to be cloned anew", "has not ended", a.RemoveForReinit(ctx, Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "an operator"}))
+	}
+	untouched()
+	prewarmed, err := os.Stat(a.inData(prewarmFile))
+	must(t, err)
 	must(t, a.UpgradeData(ctx))
+	wantState(ctx, t, a, Upgrading)
+	untouched()
+	if now, err := os.Stat(a.inData(prewarmFile)); err != nil || !now.ModTime().Equal(prewarmed.ModTime()) {
+		t.Errorf("a library's worker has written in the server that pg_upgrade has started of the old version: %v", err)
+	}
+	if made, err := filepath.Glob(a.dataDir + upgradedInfix + "*/" + prewarmFile); err != nil || len(made) > 0 {
+		t.Errorf("a library's worker has written in the server that pg_upgrade has started of the new version: %v, %v", made, err)
+	}
 	if _, err := os.Stat(a.inData("global/pg_control")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the old cluster can still be started: %v", err)
 	}
@@ -194,8 +219,9 @@ func TestUpgradeData(t *testing.T) {
 			end()
 		}
 		must(t, a.writeUpgradeNote(*note))
+		ran := b.Running()
 		refused(what, "there is no way back", a.UndoUpgrade(ctx))
-		if what == "" && !b.Running() {
+		if ran && !b.Running() {
 			t.Error("the new cluster was ended")
 		}
 		if err := a.isAt(note.Aside, note.ID); err != nil {
@@ -203,6 +229,9 @@ func TestUpgradeData(t *testing.T) {
 		}
 	}
 }
+
+// prewarmFile is what the worker of pg_prewarm writes.
+const prewarmFile = "autoprewarm.blocks"
 
 // awaitPath waits until there is a file, or ctx ends.
 func awaitPath(ctx context.Context, path string) {
@@ -250,6 +279,7 @@ func pretended(t *testing.T, p *Instance) UpgradeNote {
 	note.ID, err = identity(dir)
 	must(t, err)
 	put(t, filepath.Join(note.Next, "made"), "x")
+	put(t, filepath.Join(note.Next, "global", "pg_control"), "another control")
 	give(t, p, note.Next)
 	note.NextID, err = identity(note.Next)
 	must(t, err)
@@ -266,7 +296,9 @@ func TestUndoUpgradeCutShort(t *testing.T) {
 		"made, and nothing else": {func(*testing.T, *Instance, UpgradeNote) {}, true},
 		"nothing made":           {func(t *testing.T, _ *Instance, note UpgradeNote) { must(t, os.RemoveAll(note.Next)) }, false},
 		"a directory that is not noted yet": {func(t *testing.T, p *Instance, note UpgradeNote) {
-			must(t, os.Remove(filepath.Join(note.Next, "made")))
+			must(t, os.RemoveAll(note.Next))
+			must(t, os.Mkdir(note.Next, 0o700))
+			give(t, p, note.Next)
 			note.NextID = ""
 			must(t, p.writeUpgradeNote(note))
 		}, false},
@@ -303,6 +335,9 @@ func TestUndoUpgradeCutShort(t *testing.T) {
 				}
 				if kept, err := filepath.Glob(real + upgradedInfix + "*.failed.*/made"); err != nil || (len(kept) == 1) != test.failed {
 					t.Errorf("what was made: %v, %v", kept, err)
+				}
+				if left, err := filepath.Glob(real + upgradedInfix + "*/global/pg_control"); err != nil || len(left) > 0 {
+					t.Errorf("what was made can be started, on the files of the old data: %v, %v", left, err)
 				}
 				if note, err := p.UpgradeNote(); err != nil || note != nil {
 					t.Errorf("the note is %+v, %v", note, err)
@@ -351,6 +386,11 @@ func TestUndoUpgradeNothingElse(t *testing.T) {
 			note.Next = precious
 			must(t, p.writeUpgradeNote(note))
 		}, "is damaged"},
+		"a note of a working directory elsewhere": {func(t *testing.T, p *Instance, note UpgradeNote, precious string) {
+			note.Work = precious
+			note.WorkID, _ = identity(precious)
+			must(t, p.writeUpgradeNote(note))
+		}, "is damaged"},
 		"half a note": {func(t *testing.T, p *Instance, _ UpgradeNote, _ string) {
 			put(t, p.stateFile("upgrade"), `{"aside":"/x`)
 			give(t, p, p.stateFile("upgrade"))
@@ -382,8 +422,11 @@ func TestUndoUpgradeNothingElse(t *testing.T) {
 			if after := listing(t, dir); !slices.Equal(before, after) {
 				t.Errorf("changed: %v, was %v", after, before)
 			}
-			if d, err := p.DataDir(ctx); err != nil || d.State != Foreign {
+			if d, err := p.DataDir(ctx); err != nil || d.State != Foreign && d.State != Upgrading {
 				t.Errorf("%+v, %v", d, err)
+			}
+			if err := p.RemoveForReinit(ctx, Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "an operator"}); err == nil {
+				t.Error("removed to be cloned anew")
 			}
 			if err := p.PlaceUpgraded(); err == nil {
 				t.Error("placed")
@@ -393,6 +436,166 @@ func TestUndoUpgradeNothingElse(t *testing.T) {
 			}
 			if after := listing(t, dir); !slices.Equal(before, after) {
 				t.Errorf("changed: %v, was %v", after, before)
+			}
+		})
+	}
+}
+
+// The old data come back only when the new cluster, which has the same files, cannot be started any more.
+func TestUndoUpgradeOnlyOneCanBeStarted(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	put(t, p.inData("global/pg_control"), "control")
+	give(t, p, p.dataDir)
+	note := pretended(t, p)
+	note.Stopped = true
+	must(t, p.writeUpgradeNote(note))
+	must(t, os.Rename(p.inData("global/pg_control"), p.inData("global/pg_control.old")))
+	put(t, filepath.Join(note.Next, "global", undoneControl, "in the way"), "x")
+	give(t, p, note.Next)
+	if err := p.UndoUpgrade(ctx); err == nil || !strings.Contains(err.Error(), "control file") {
+		t.Errorf("undone: %v", err)
+	}
+	if _, err := os.Stat(p.inData("global/pg_control")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("both clusters can be started: %v", err)
+	}
+	wantState(ctx, t, p, Upgrading)
+	must(t, os.RemoveAll(filepath.Join(note.Next, "global", undoneControl)))
+	must(t, p.UndoUpgrade(ctx))
+	if _, err := os.Stat(p.inData("global/pg_control")); err != nil {
+		t.Error(err)
+	}
+}
+
+// What runs in the data directory is the shard's primary until the note says that it was stopped, and pg_upgrade's
+// server from then on, for an agent that has just begun, too.
+func TestUndoUpgradeKnowsWhoRuns(t *testing.T) {
+	ctx := within(t)
+	a := serving(ctx, t)
+	again := func() *Instance {
+		p, err := New(Settings{Scope: "shard", Name: "a", Postgres: *a.local.Load(), Launcher: &directLauncher{}, Log: zerolog.Nop()})
+		must(t, err)
+		return p
+	}
+	pretended(t, a)
+	started := observe(ctx, t, a, "answers", func(s State) bool { return s.Accepting }).StartTime
+	must(t, again().UndoUpgrade(ctx))
+	if s := observe(ctx, t, a, "serves", func(s State) bool { return s.Accepting }); !s.StartTime.Equal(started) {
+		t.Error("a primary that serves was ended")
+	}
+	note := pretended(t, a)
+	if adopted, err := again().Adopt(ctx); err != nil || !adopted {
+		t.Errorf("a primary that serves: %v, %v", adopted, err)
+	}
+	note.Stopped = true
+	must(t, a.writeUpgradeNote(note))
+	b := again()
+	if adopted, err := b.Adopt(ctx); err != nil || adopted || b.Stray() {
+		t.Errorf("pg_upgrade's server: %v, %v", adopted, err)
+	}
+	must(t, b.UndoUpgrade(ctx))
+	select {
+	case <-a.Exited():
+	case <-ctx.Done():
+		t.Error("pg_upgrade's server is left running")
+	}
+	if pids, err := fence.Processes(a.dataDir); err != nil || len(pids) > 0 {
+		t.Errorf("pg_upgrade's server still runs: %v, %v", pids, err)
+	}
+	wantState(ctx, t, b, Valid)
+}
+
+// Where WAL is archived, all of it has to be before it goes.
+func TestUpgradeDataOfWhatIsNotArchived(t *testing.T) {
+	ctx := within(t)
+	s := settings(t, newDir(t), "a")
+	s.Postgres.Parameters["archive_mode"], s.Postgres.Parameters["archive_command"] = "on", "false"
+	a := newInstance(t, s)
+	bootstrapped(ctx, t, a)
+	restarted(ctx, t, a)
+	described := func() (old oldCluster) {
+		t.Helper()
+		conn, err := a.dedicated(ctx)
+		must(t, err)
+		defer hangUpOn(conn)
+		old, err = a.describe(ctx, conn)
+		must(t, err)
+		return old
+	}
+	sql(ctx, t, a, "CREATE TABLE public.a ()")
+	sql(ctx, t, a, "SELECT pg_switch_wal()")
+	for described().unarchived == "" {
+		select {
+		case <-ctx.Done():
+			t.Fatal("an archiver that fails stands in nobody's way")
+		case <-time.After(100 * time.Millisecond): // the archiver tries again when it likes
+		}
+	}
+	must(t, a.Stop(ctx, Fast))
+	control, err := a.control(ctx)
+	must(t, err)
+	note := pretended(t, a)
+	note.SystemIdentifier = control.SystemIdentifier
+	note.Archives = true
+	must(t, a.writeUpgradeNote(note))
+	if err := a.UpgradeData(ctx); err == nil || !strings.Contains(err.Error(), "is not archived") {
+		t.Error(err)
+	}
+	note.Archives = false
+	must(t, a.writeUpgradeNote(note))
+	if err := a.UpgradeData(ctx); err == nil || !strings.Contains(err.Error(), "/nowhere") {
+		t.Errorf("nothing archives, and it is asked for: %v", err)
+	}
+}
+
+// pg_upgrade's working directory goes, with the password in it, also that of an agent that was killed; and nothing else.
+func TestUndoUpgradeRemovesItsWork(t *testing.T) {
+	for name, test := range map[string]struct {
+		abuse func(t *testing.T, work, precious string)
+		gone  bool
+	}{
+		"as it was left": {func(*testing.T, string, string) {}, true},
+		"gone already":   {func(t *testing.T, work, _ string) { must(t, os.RemoveAll(work)) }, true},
+		"a link in it":   {func(t *testing.T, work, precious string) { must(t, os.Symlink(precious, filepath.Join(work, "x"))) }, true},
+		"another one of its name": {func(t *testing.T, work, _ string) {
+			must(t, os.Rename(work, work+".kept"))
+			put(t, filepath.Join(work, "kept"), "x")
+		}, false},
+		"a link in its place": {func(t *testing.T, work, precious string) {
+			must(t, os.RemoveAll(work))
+			must(t, os.Symlink(precious, work))
+		}, false},
+		"a data directory of somebody's in it": {func(t *testing.T, work, _ string) { put(t, filepath.Join(work, "x", "global", "pg_control"), "x") }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, dir := within(t), newDir(t)
+			p := newInstance(t, settings(t, dir, "a"))
+			put(t, p.inData("global/pg_control"), "control")
+			put(t, filepath.Join(dir, "precious", "kept"), "x")
+			give(t, p, dir)
+			note := pretended(t, p)
+			var err error
+			note.Work, err = p.temporaryDir(upgradeWork)
+			must(t, err)
+			t.Cleanup(func() { os.RemoveAll(note.Work); os.RemoveAll(note.Work + ".kept") })
+			put(t, filepath.Join(note.Work, "pgpass"), "secret")
+			note.WorkID, err = identity(note.Work)
+			must(t, err)
+			must(t, p.writeUpgradeNote(note))
+			test.abuse(t, note.Work, filepath.Join(dir, "precious"))
+			if _, err := os.Lstat(note.Work); err == nil {
+				give(t, p, note.Work)
+			}
+			must(t, p.UndoUpgrade(ctx))
+			if _, err := os.Lstat(note.Work); errors.Is(err, fs.ErrNotExist) != test.gone {
+				t.Errorf("left: %v", err)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "precious", "kept")); err != nil {
+				t.Error(err)
+			}
+			if note, err := p.UpgradeNote(); err != nil || note != nil {
+				t.Errorf("the old data do not come back: %+v, %v", note, err)
 			}
 		})
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
@@ -19,18 +20,64 @@ import (
 func nextBin(t *testing.T, major int) (dir string, next int) {
 	t.Helper()
 	dirs := []string{os.Getenv("POSTGRES_NEXT_BIN")}
-	if dirs[0] == "" {
+	named := dirs[0] != ""
+	if !named {
 		dirs, _ = filepath.Glob("/usr/lib/postgresql/*/bin")
 		more, _ := filepath.Glob("/var/cache/lictor/versions-*/usr/lib/postgresql/*/bin")
 		dirs = append(dirs, more...)
 	}
 	for _, dir := range dirs {
-		if next, err := strconv.Atoi(filepath.Base(filepath.Dir(dir))); err == nil && next > major {
+		if next, err := strconv.Atoi(filepath.Base(filepath.Dir(dir))); err == nil && next > major && (named || dumps(t, dir, next)) {
 			return dir, next
 		}
 	}
 	t.Skipf("no programs of a later version than %d: name them in POSTGRES_NEXT_BIN", major)
 	return "", 0
+}
+
+// dumps reports whether a version's pg_dump can dump what PostgreSQL makes here.
+func dumps(t *testing.T, dir string, major int) bool {
+	t.Helper()
+	why, err := programsOf(binDir(t), 0).undumpable(programsOf(dir, major))
+	must(t, err)
+	return why == ""
+}
+
+// programsOf is a version's programs, and nothing else.
+func programsOf(dir string, major int) *installation {
+	i := &installation{major: major}
+	i.local.Store(&config.Postgres{BinDir: dir})
+	return i
+}
+
+// A pg_dump that does not know what this version notes in its columns stands in the way, as pg_upgrade's own check
+// does not find out.
+func TestUndumpable(t *testing.T) {
+	dir := func(postgres, dump string) string {
+		dir := t.TempDir()
+		for name, content := range map[string]string{"postgres": postgres, "pg_dump": dump} {
+			put(t, filepath.Join(dir, name), content)
+			must(t, os.Chmod(filepath.Join(dir, name), 0o755))
+		}
+		return dir
+	}
+	for name, test := range map[string]struct {
+		from, to string
+		refused  bool
+	}{
+		"neither knows":             {dir("x", "x"), dir("x", "x"), false},
+		"both know":                 {dir("x\x00pg_attver\x00", "x"), dir("x", "y\x00pg_attver\x00"), false},
+		"the new one does not":      {dir("x\x00pg_attver\x00", "pg_attver"), dir("pg_attver", "y"), true},
+		"the new one does, in vain": {dir("x", "x"), dir("x", "pg_attver"), false},
+	} {
+		why, err := programsOf(test.from, 15).undumpable(programsOf(test.to, 18))
+		if err != nil || (why != "") != test.refused {
+			t.Errorf("%s: %q, %v", name, why, err)
+		}
+	}
+	if _, err := programsOf(t.TempDir(), 15).undumpable(programsOf(t.TempDir(), 18)); err == nil {
+		t.Error("programs that cannot be read pass")
+	}
 }
 
 // A check tells of primary and replica whether their data could be upgraded, and leaves nothing.

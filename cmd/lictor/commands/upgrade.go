@@ -19,7 +19,7 @@ func upgradeCommand() *cobra.Command {
 		Long: "Each member tries whether its data could become those of another major version of PostgreSQL, one after another, the\n" +
 			"replicas first, while they serve. It makes an empty cluster of that version beside its data, has pg_upgrade --check --link\n" +
 			"compare the two, looks whether the new version takes the parameters and has the libraries, and removes what it has made.\n" +
-			"PostgreSQL is neither stopped nor changed. Each bouncer must know the announcement of a new system identifier. Exit code 6 says that something stands in the way.\n\n" +
+			"PostgreSQL is neither stopped nor changed. Each agent and bouncer must know the announcement of a new system identifier. Exit code 6 says that something stands in the way.\n\n" +
 			"The programs of the new version must be installed on every member's host: beside those of the present one, in a directory\n" +
 			"with that version's number instead, or where lictor.upgrade_bin_dir says.\n\n" +
 			"The upgrade itself is not there yet.",
