@@ -21,7 +21,7 @@ import (
 func postgresSettings(cfg config.Config, log zerolog.Logger, launcher postgres.Launcher) postgres.Settings {
 	return postgres.Settings{
 		Scope: cfg.Scope, Name: cfg.Name, Postgres: cfg.Postgres, OSUser: cfg.Lictor.OSUser,
-		StateDir: cfg.Lictor.StateDir, PassEnvironment: cfg.Lictor.PassEnvironment, Launcher: launcher, Log: log,
+		StateDir: cfg.Lictor.StateDir, PassEnvironment: cfg.Lictor.PassEnvironment, Launcher: launcher, Log: log, UpgradeBinDir: cfg.Lictor.UpgradeBinDir,
 	}
 }
 
@@ -34,7 +34,7 @@ func dataOf(d postgres.DataDir, err error) member.Data {
 		State: ha.DataState(d.State), Problem: d.Problem, SystemIdentifier: d.Control.SystemIdentifier,
 		Timeline: d.Control.Timeline, CheckpointLSN: d.Control.CheckpointLSN, ShutDown: d.Control.IsShutDown(),
 		Clone:      d.Clone,
-		WasPrimary: (d.State == postgres.Valid || d.State == postgres.Bootstrapped) && !d.Standby,
+		WasPrimary: (d.State == postgres.Valid || d.State == postgres.Bootstrapped || d.State == postgres.Upgrading) && !d.Standby,
 	}
 }
 
@@ -61,11 +61,14 @@ func restoreOf(p *postgres.Instance) *ha.Discard {
 	return &ha.Discard{Timeline: note.Discarded, Before: note.Before}
 }
 
-// upgradeOf reports whether there is a note of a major upgrade. One that cannot be read makes the data directory one
+// upgradeOf is the note of a major upgrade that has not ended. One that cannot be read makes the data directory one
 // that is refused.
-func upgradeOf(p *postgres.Instance) bool {
+func upgradeOf(p *postgres.Instance) *ha.Upgrade {
 	note, err := p.UpgradeNote()
-	return err == nil && note != nil
+	if err != nil || note == nil {
+		return nil
+	}
+	return &ha.Upgrade{From: note.SystemIdentifier, To: note.Upgraded, Index: note.Index, Fits: p.Major() == note.To}
 }
 
 // peerOf is another member's answer as the decision core takes it.

@@ -29,7 +29,7 @@ import (
 func (a *Agent) ports() member.Ports {
 	return member.Ports{
 		Clock: clocks{a.runner, a.clock}, Later: clocks{a.runner, a.clock}, Consul: inConsul{a.runner, a.store},
-		Postgres: inPostgres{a.board, a.pg, a.data, a.cfg.Bootstrap, a.cfg.Lictor.Backup.InForce(), a.log}, Guard: &guarded{runner: a.runner, guardSupervisor: a.guard},
+		Postgres: inPostgres{a.board, a.pg, a.data, a.cfg.Bootstrap, a.cfg.Lictor.Backup.InForce(), a.cfg.Lictor.UpgradeBinDir, a.log}, Guard: &guarded{runner: a.runner, guardSupervisor: a.guard},
 		Watchdog: watchdogPort{a.runner, a.watchdog}, Peers: toPeers{a.runner, a.peers, a.cfg.Name, connURL(a.cfg, a.cfg.Postgres.ConnectAddress), apiURL(a.cfg), a.log},
 		Watches: watches{a.kickSession, a.kickPostgres}, Bouncers: toBouncers{a.runner, a.bouncers},
 	}
@@ -62,6 +62,10 @@ type inConsul struct {
 
 func (c inConsul) Beat(limit time.Duration, session string, index uint64, status cluster.Status, done func(uint64, error)) {
 	call(c.runner, limit, func(ctx context.Context) (uint64, error) { return c.store.Beat(ctx, session, index, status) }, done)
+}
+
+func (c inConsul) Announce(limit time.Duration, a cluster.Announcement, done func(cluster.Indexes, error)) {
+	call(c.runner, limit, func(ctx context.Context) (cluster.Indexes, error) { return c.store.AnnounceUpgrade(ctx, a) }, done)
 }
 
 func (c inConsul) TakeOver(limit time.Duration, t cluster.TakeOver, done func(cluster.Indexes, error)) {
@@ -237,7 +241,9 @@ type inPostgres struct {
 	data      *dataLooker
 	bootstrap config.Bootstrap
 	backup    config.Backup
-	log       zerolog.Logger
+	// upgradeBinDir is lictor.upgrade_bin_dir.
+	upgradeBinDir string
+	log           zerolog.Logger
 }
 
 // bound is a context that ends when the work is broken off, or after limit, if that is not
@@ -504,6 +510,35 @@ func (p inPostgres) PutBack(w *member.Work, done func(error)) {
 
 func (p inPostgres) EndRestore(w *member.Work, done func(error)) {
 	work(p.runner, w, 0, func(context.Context) error { return p.pg.EndRestore() }, done)
+}
+
+func (p inPostgres) BeginUpgrade(w *member.Work, to, above int, done func(error)) {
+	work(p.runner, w, 0, func(ctx context.Context) error { return p.pg.BeginUpgrade(ctx, to, p.upgradeBinDir, above) }, done)
+}
+
+func (p inPostgres) UpgradeData(w *member.Work, done func(error)) {
+	work(p.runner, w, 0, p.pg.UpgradeData, done)
+}
+
+func (p inPostgres) PlaceUpgraded(w *member.Work, done func(member.Upgraded, error)) {
+	answered(p.runner, w, 0, func(context.Context) (made member.Upgraded, err error) {
+		if err := p.pg.PlaceUpgraded(); err != nil {
+			return made, err
+		}
+		note, err := p.pg.UpgradeNote()
+		if err != nil || note == nil {
+			return made, errors.Join(err, errors.New("the note of the major upgrade has gone"))
+		}
+		return member.Upgraded{From: note.SystemIdentifier, To: note.Upgraded, Timeline: note.Timeline}, nil
+	}, done)
+}
+
+func (p inPostgres) NoteAnnouncement(w *member.Work, index uint64, done func(error)) {
+	work(p.runner, w, 0, func(context.Context) error { return p.pg.NoteAnnouncement(index) }, done)
+}
+
+func (p inPostgres) EndUpgrade(w *member.Work, done func(error)) {
+	work(p.runner, w, 0, p.pg.EndUpgrade, done)
 }
 
 func (p inPostgres) UndoUpgrade(w *member.Work, done func(error)) {

@@ -36,6 +36,23 @@ type TakeOver struct {
 	Config []byte
 }
 
+// Announcement is the beat that also makes the cluster of a major upgrade the shard's (design 5.31).
+type Announcement struct {
+	Session string
+	// Status is the beat, and StatusIndex that of the one which it replaces.
+	Status      Status
+	StatusIndex uint64
+	// From and To are the system identifiers of the old cluster and of the new one: the key initialize, which must
+	// name the old one at InitializeIndex.
+	From, To        string
+	InitializeIndex uint64
+	// Sync and Route replace their keys at these indexes.
+	Sync       Sync
+	SyncIndex  uint64
+	Route      Route
+	RouteIndex uint64
+}
+
 // Indexes are the ModifyIndexes that keys have after a transaction. They need not
 // be the transaction's own: a key that is set to the value it has already keeps
 // its index (Consul, agent/consul/state/kvs.go, kvsSetTxn).

@@ -17,6 +17,8 @@ import (
 type (
 	// TakeOver is everything that a takeover checks and writes.
 	TakeOver = cluster.TakeOver
+	// Announcement is everything that the announcement of a major upgrade checks and writes.
+	Announcement = cluster.Announcement
 	// Indexes are the ModifyIndexes that keys have after a transaction.
 	Indexes = cluster.Indexes
 )
@@ -31,6 +33,20 @@ func (s *Store) Beat(ctx context.Context, session string, statusIndex uint64, st
 	ops.setJSON(s.keys.Status(), status)
 	written, err := s.commit(ctx, "beat", ops)
 	return written[s.keys.Status()], err
+}
+
+// AnnounceUpgrade makes the cluster of a major upgrade the shard's, with a beat.
+func (s *Store) AnnounceUpgrade(ctx context.Context, a Announcement) (Indexes, error) {
+	ops := ops{}
+	ops.add(api.KVCheckSession, s.keys.Leader(), a.Session, 0, nil)
+	ops.expect(s.keys.Status(), a.StatusIndex)
+	ops.expect(s.keys.Initialize(), a.InitializeIndex)
+	ops.add(api.KVSet, s.keys.Initialize(), "", 0, []byte(a.To))
+	ops.setJSON(s.keys.Status(), a.Status)
+	ops.replace(s.keys.Sync(), a.SyncIndex, a.Sync)
+	ops.expect(s.keys.Route(), a.RouteIndex)
+	ops.setJSON(s.keys.Route(), a.Route)
+	return s.commit(ctx, "announcement of the upgrade", ops)
 }
 
 // TakeOver takes the lock.

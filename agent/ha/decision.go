@@ -112,6 +112,9 @@ type EndRestore struct{}
 // UndoUpgrade takes back what a major upgrade has done.
 type UndoUpgrade struct{}
 
+// EndUpgrade makes the data of a major upgrade that was announced the shard's.
+type EndUpgrade struct{}
+
 // EndShutDown ends the processes of a PostgreSQL that is shut down and does not end.
 type EndShutDown struct{}
 
@@ -266,6 +269,7 @@ func (FinishBootstrap) String() string   { return "finish the bootstrap" }
 func (PutBack) String() string           { return "put the data back" }
 func (EndRestore) String() string        { return "drop the note of the restore" }
 func (UndoUpgrade) String() string       { return "take the major upgrade back" }
+func (EndUpgrade) String() string        { return "begin with the upgraded data" }
 func (EndShutDown) String() string       { return "end what is left of PostgreSQL" }
 func (DiscardIncomplete) String() string { return "clear away the unfinished data directory" }
 func (c Clone) String() string           { return "clone from " + c.From + byArchive(c.NoStream) }

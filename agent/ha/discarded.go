@@ -43,7 +43,7 @@ func (v View) undoes() bool {
 // undoing: a restore of this member's, or a major upgrade, has not ended, and no task works on it.
 func undoing(v View) (Decision, bool) {
 	if v.upgrading() {
-		return v.upgradeUndone(), true
+		return v.upgradeEnds()
 	}
 	if v.Postgres.Data == DataSetAside {
 		return v.unlessFailing(do("a restore has not ended: the data that it was to replace are put back", PutBack{})), true

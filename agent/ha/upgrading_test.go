@@ -6,12 +6,12 @@ import (
 )
 
 // upgradeNoted: a major upgrade of this member's has not ended; PostgreSQL was not stopped for it yet.
-func upgradeNoted(v *View) { v.Postgres.Upgrade = true }
+func upgradeNoted(v *View) { v.Postgres.Upgrade = &Upgrade{From: "77"} }
 
 // stoppedForUpgrade: it was stopped.
 func stoppedForUpgrade(v *View) {
 	down(v)
-	v.Postgres.Data, v.Postgres.Primary, v.Postgres.Upgrade, v.Postgres.SystemIdentifier = DataUpgrading, false, true, ""
+	v.Postgres.Data, v.Postgres.Primary, v.Postgres.Upgrade = DataUpgrading, true, &Upgrade{From: "77"}
 }
 
 // A major upgrade that nobody works on is taken back, before anything is started, and a primary that still serves
@@ -36,5 +36,44 @@ func TestUpgradeIsTakenBack(t *testing.T) {
 	due := view(holdsLease(time.Second), primary, upgradeNoted)
 	if d := Decide(due); len(d.Actions) == 0 {
 		t.Errorf("a leader that serves does not lead on: %+v", d)
+	}
+}
+
+// announces: the announcement was sent, or was about to be, in the place of the status with that index.
+func announces(index uint64, fits bool) func(*View) {
+	return func(v *View) {
+		stoppedForUpgrade(v)
+		v.Postgres.Upgrade = &Upgrade{From: "77", To: "88", Index: index, Fits: fits}
+	}
+}
+
+// Once it may have been announced Consul decides, and nothing is taken back as long as it may still be.
+func TestUpgradeThatMayBeAnnounced(t *testing.T) {
+	const back, forward = "take the major upgrade back", "begin with the upgraded data"
+	leading, own, status := holdsLease(7*time.Second), leads("a", ttl+ttl/40+time.Second), view().Cluster.Status.ModifyIndex
+	if status == 0 {
+		status = view(leading).Cluster.Status.ModifyIndex
+	}
+	upgraded := func(v *View) { initialized("88")(v); routed("88", "77")(v) }
+	runSituations(t, []situationTest{
+		{"it was", view(leading, announces(status, true), upgraded), forward, "the new data are the shard's"},
+		{"it was, and the lease has ended", view(own, announces(status-1, true), upgraded, asked()), forward, "the new data are the shard's"},
+		{"it was, and the programs are the old ones", view(leading, announces(status-1, false), upgraded), "", "begins anew"},
+		{"it was not, and cannot come any more", view(leading, announces(status-1, false)), back, "taken back"},
+		{"it may still come", view(leading, announces(status, false)), "", "after the next beat"},
+		{"its outcome is not known", view(leading, announces(status, false), func(v *View) { v.Lease.Uncertain = true }), "read Consul again", "not known"},
+		{"it is under way", view(leading, announces(status, false), inFlight), "", "not known"},
+		{"another one leads since", view(leads("b", 0), announces(status-1, false)), back, "taken back"},
+		{"it may still come, and the lease has ended", view(own, announces(status, false), asked(), func(v *View) { v.Lease.Renewed = 1 }), "take over (status at 45)", "taking our own lock again"},
+	})
+	for name, v := range map[string]View{
+		"announced": view(own, announces(1, true), upgraded, asked()), "refused": view(own, announces(1, true), asked()), "may come": view(own, announces(status, true), asked()),
+	} {
+		for _, act := range Decide(v).Actions {
+			switch act.(type) {
+			case StartPrimary, Promote, Clone, Rejoin, DiscardIncomplete:
+				t.Errorf("%s: %v while the note is there", name, act)
+			}
+		}
 	}
 }

@@ -203,8 +203,9 @@ type Postgres struct {
 	// Replacing: a restore has told the shard what it discards, and has begun to move the data aside: nobody
 	// else may lead until it has ended, or has put them back.
 	Replacing bool
-	// Upgrade: this member has noted a major upgrade that it began and that has not ended (upgrading.go).
-	Upgrade bool
+	// Upgrade is what this member has noted of a major upgrade that it began and that has not ended; nil:
+	// there is none (upgrading.go).
+	Upgrade *Upgrade
 	// ShutDown is since when PostgreSQL has been seen shut down from outside, with
 	// processes left that do not end; zero: it is not.
 	ShutDown cluster.Instant

@@ -27,6 +27,7 @@
 //	handover.go the planned change of primary
 //	requests.go what operators ask for: restart, reinit
 //	restore.go  the shard is put back to an earlier moment
+//	upgrade.go  its data become those of a later major version
 //	remote.go   a standby leader and the primary at another site
 //	site.go     two sites that take turns: the other one is asked
 //	rebuild.go  a replica that cannot go on with its data

@@ -24,6 +24,8 @@ type leadership struct {
 	GuardSupervisor GuardSupervisor
 	// discard is what a restore that is under way discards; nil: there is none.
 	discard *ha.Discard
+	// announcing is a major upgrade that the next beat announces; nil: there is none.
+	announcing *announcement
 	// led is what the data that lead tell themselves, since they were promoted.
 	led Restores
 	// Complete: the successor of the lease that is given up has all WAL.
@@ -209,7 +211,7 @@ func (l *leadership) nextDiscarded() (timeline, before int) {
 		return l.discard.Timeline, l.discard.Before
 	case l.local.Restore != nil && l.local.Data.State == ha.DataValid && timeline == l.local.Restore.Timeline:
 		return l.local.Restore.Before, 0
-	case l.local.Restore != nil || !l.local.PG.Primary():
+	case l.local.Restore != nil || l.local.upgradeUnfinished() || !l.local.PG.Primary():
 		return timeline, before
 	}
 	own, on := l.led, o.Timeline
@@ -234,6 +236,10 @@ func (l *leadership) leaseLimit() time.Duration {
 // beat renews the lease. The lease counts from t0, which is read before
 // anything is sent: the leader's own view of it is the pessimistic one.
 func (l *leadership) beat(consent bool) {
+	if l.announcing != nil {
+		l.announce(l.announcing)
+		return
+	}
 	session, index, ttl := l.Session, l.Snapshot.Status.ModifyIndex, l.Dynamic.TTL
 	t0 := l.Now()
 	status := l.nextStatus()

@@ -49,6 +49,8 @@ type Consul interface {
 	Beat(limit time.Duration, session string, index uint64, status cluster.Status, done func(index uint64, err error))
 	TakeOver(limit time.Duration, t cluster.TakeOver, done func(cluster.Indexes, error))
 	Release(limit time.Duration, session string, index uint64, status cluster.Status, done func(index uint64, err error))
+	// Announce makes the cluster of a major upgrade the shard's, with a beat.
+	Announce(limit time.Duration, a cluster.Announcement, done func(cluster.Indexes, error))
 	// Read is a consistent reading of everything.
 	Read(limit time.Duration, done func(cluster.Snapshot, error))
 	// WriteAsLeader replaces a key, or deletes it when value is nil, if it still has index
@@ -160,8 +162,16 @@ type Postgres interface {
 	Restore(w *Work, r pg.Restore, done func(error))
 	PutBack(w *Work, done func(error))
 	EndRestore(w *Work, done func(error))
-	// UndoUpgrade takes back what a major upgrade has done.
+	// BeginUpgrade notes beside the data a major upgrade to a version, and makes an empty cluster of it, while
+	// PostgreSQL serves: above a timeline. UpgradeData makes that the shard's data, as they were shut down, and PlaceUpgraded puts
+	// them into their place. NoteAnnouncement notes which status the announcement replaces. Until EndUpgrade has
+	// dropped the note, by an agent with the new version's programs, UndoUpgrade takes all of that back.
+	BeginUpgrade(w *Work, to, above int, done func(error))
+	UpgradeData(w *Work, done func(error))
+	PlaceUpgraded(w *Work, done func(Upgraded, error))
+	NoteAnnouncement(w *Work, index uint64, done func(error))
 	UndoUpgrade(w *Work, done func(error))
+	EndUpgrade(w *Work, done func(error))
 	// Answers says why a member's PostgreSQL does not answer; primary: not as a primary. One with
 	// another systemIdentifier than the shard's, if that is known, does not, nor one that does not prove whose it is.
 	Answers(w *Work, up pg.Upstream, primary bool, systemIdentifier string, done func(error))

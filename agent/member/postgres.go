@@ -30,8 +30,8 @@ type Found struct {
 	Loss *pg.Loss
 	// Restore is the note of a restore that has not ended; nil: there is none.
 	Restore *ha.Discard
-	// Upgrade: there is a note of a major upgrade that has not ended.
-	Upgrade bool
+	// Upgrade is the note of a major upgrade that has not ended; nil: there is none.
+	Upgrade *ha.Upgrade
 	// Detachment is the note of an attempt at a takeover by quorum; nil: there is none.
 	Detachment *pg.Detachment
 	// Stray: PostgreSQL runs in it that nobody has taken charge of.
@@ -90,8 +90,10 @@ type Local struct {
 	Loss *pg.Loss
 	// Restore is the note of a restore that has not ended; nil: there is none.
 	Restore *ha.Discard
-	// Upgrade: there is a note of a major upgrade that has not ended.
-	Upgrade bool
+	// Upgrade is the note of a major upgrade that has not ended; nil: there is none.
+	Upgrade *ha.Upgrade
+	// held: clients are to be held, as PostgreSQL is about to be stopped for a major upgrade.
+	held bool
 	// Stranded says why this replica cannot go on with its data; empty: it can.
 	Stranded string
 	adopted  adoption

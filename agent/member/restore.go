@@ -102,12 +102,6 @@ func (m *Member) tellDiscarded(w *Work, discard *ha.Discard, next func(error)) {
 	})
 }
 
-// errUpgradeUnfinished: what is in the place of the data may not be the shard's.
-var errUpgradeUnfinished = refused("a major upgrade has not ended, and is taken back first")
-
-// upgradeUnfinished reports whether a major upgrade has neither come to its end nor been taken back.
-func (l *Local) upgradeUnfinished() bool { return l.Upgrade || l.Data.State == ha.DataUpgrading }
-
 // restoreUndone is the end of a restore or a major upgrade, or of putting the old data back: what was not served
 // meanwhile is no reason to give the lease up.
 func (m *Member) restoreUndone(error) {

@@ -34,7 +34,7 @@ type routeWriter struct {
 func (w *routeWriter) wanted() (cluster.Route, bool) {
 	known := w.Snapshot.Route
 	id := w.local.Data.SystemIdentifier
-	if id == "" {
+	if id == "" || w.local.Upgrade.Announced(w.Snapshot.Initialize.Value) { // the announcement has written it
 		return cluster.Route{}, false
 	}
 	other := ""
@@ -72,7 +72,7 @@ func (w *routeWriter) state() cluster.RouteState {
 	switch {
 	case w.work.TaskKind() == ha.TaskHandover && w.work.Successor() != "" && w.handovers.holding:
 		return cluster.RouteHandover
-	case w.local.PG.Running && w.local.PG.Observed.Accepting && w.local.PG.Primary() && w.work.TaskKind() != ha.TaskDemote && w.work.TaskKind() != ha.TaskRestore && !w.local.Opening():
+	case w.local.PG.Running && w.local.PG.Observed.Accepting && w.local.PG.Primary() && w.work.TaskKind() != ha.TaskDemote && w.work.TaskKind() != ha.TaskRestore && !w.local.held && !w.local.Opening():
 		return cluster.RouteOpen
 	case w.local.PG.Running && !w.local.PG.Primary() && !w.local.standsBy():
 		return cluster.RoutePromoting

@@ -41,7 +41,9 @@ func (m *Member) begin(action ha.Action) {
 	case ha.EndRestore:
 		m.startTask(ha.TaskStart, m.Postgres.EndRestore, nil)
 	case ha.UndoUpgrade:
-		m.startTask(ha.TaskUpgrade, m.Postgres.UndoUpgrade, m.restoreUndone)
+		m.undoUpgrade()
+	case ha.EndUpgrade:
+		m.startTask(ha.TaskUpgrade, m.Postgres.EndUpgrade, m.restoreUndone)
 	case ha.EndShutDown:
 		m.startTask(ha.TaskStart, func(w *Work, next func(error)) { m.Postgres.EndShutDown(w, startLimit, next) }, nil)
 	case ha.DiscardIncomplete:

@@ -368,6 +368,10 @@ func (p consulPort) TakeOver(limit time.Duration, t cluster.TakeOver, done func(
 	p.w.ask(nil, "Consul.TakeOver", done, limit, t)
 }
 
+func (p consulPort) Announce(limit time.Duration, a cluster.Announcement, done func(cluster.Indexes, error)) {
+	p.w.ask(nil, "Consul.Announce", done, limit, a)
+}
+
 func (p consulPort) Release(limit time.Duration, session string, index uint64, status cluster.Status, done func(uint64, error)) {
 	p.w.ask(nil, "Consul.Release", done, limit, session, index, status)
 }
@@ -536,6 +540,26 @@ func (p postgresPort) EndRestore(work *Work, done func(error)) {
 
 func (p postgresPort) UndoUpgrade(work *Work, done func(error)) {
 	p.w.ask(work, "Postgres.UndoUpgrade", done)
+}
+
+func (p postgresPort) BeginUpgrade(work *Work, to, above int, done func(error)) {
+	p.w.ask(work, "Postgres.BeginUpgrade", done, to, above)
+}
+
+func (p postgresPort) UpgradeData(work *Work, done func(error)) {
+	p.w.ask(work, "Postgres.UpgradeData", done)
+}
+
+func (p postgresPort) PlaceUpgraded(work *Work, done func(Upgraded, error)) {
+	p.w.ask(work, "Postgres.PlaceUpgraded", done)
+}
+
+func (p postgresPort) NoteAnnouncement(work *Work, index uint64, done func(error)) {
+	p.w.ask(work, "Postgres.NoteAnnouncement", done, index)
+}
+
+func (p postgresPort) EndUpgrade(work *Work, done func(error)) {
+	p.w.ask(work, "Postgres.EndUpgrade", done)
 }
 
 func (p postgresPort) Answers(work *Work, up pg.Upstream, primary bool, systemIdentifier string, done func(error)) {

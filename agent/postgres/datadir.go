@@ -80,7 +80,8 @@ func (p *dataDirectory) DataDir(ctx context.Context) (DataDir, error) {
 	case err != nil:
 		return DataDir{State: Foreign, Problem: err.Error()}, nil //nolint:nilerr // that is what is wrong with it
 	case upgrade != nil && (upgrade.Stopped || p.isAt(upgrade.dir(), upgrade.ID) != nil):
-		return DataDir{State: Upgrading}, nil // of old and new cluster only one may ever be started
+		// Of old and new cluster only one may ever be started.
+		return DataDir{State: Upgrading, Control: Control{SystemIdentifier: upgrade.SystemIdentifier}}, nil
 	}
 	entries, err := p.disk.ReadDir(p.dataDir)
 	switch {

@@ -35,6 +35,8 @@ type Settings struct {
 	PassEnvironment []string
 	Launcher        Launcher
 	Log             zerolog.Logger
+	// UpgradeBinDir has the programs of a later major version (lictor.upgrade_bin_dir).
+	UpgradeBinDir string
 }
 
 // Instance is the local PostgreSQL. Each of its parts tells one story, and knows the parts
@@ -123,6 +125,10 @@ func New(s Settings) (*Instance, error) {
 	}
 	if p.major, err = parseMajor(out); err != nil {
 		return nil, err
+	}
+	if later := p.programsOfData(ctx, s.UpgradeBinDir); later != nil {
+		s.Postgres.BinDir, p.major = later.local.Load().BinDir, later.major
+		p.local.Store(&s.Postgres)
 	}
 	p.verifiers = p.recallVerifiers()
 	p.useLocal(p.fit(s.Postgres))

@@ -25,6 +25,7 @@ import (
 //	BeginUpgrade    the note, and an empty cluster beside the data, while PostgreSQL serves
 //	UpgradeData     pg_upgrade, and the next timeline; PostgreSQL was shut down
 //	PlaceUpgraded   the old directory moves aside, the new one takes its place
+//	NoteAnnouncement  Consul is about to be told of the new cluster
 //	UndoUpgrade     all of that is taken back, wherever it was cut short
 //	EndUpgrade      the note goes; the old directory stays where it is
 //
@@ -79,6 +80,8 @@ type UpgradeNote struct {
 	WorkID string `json:"work_id,omitempty"`
 	// Upgraded is the new cluster's system identifier; empty: it is not whole yet.
 	Upgraded string `json:"upgraded,omitempty"`
+	// Index is that of the status which the announcement of the new cluster replaces; zero: none was sent.
+	Index uint64 `json:"index,omitempty"`
 }
 
 // dir is the data directory, whatever link leads there.
@@ -134,6 +137,29 @@ func (p *dataDirectory) refuseUpgrading() error {
 		return fmt.Errorf("a major upgrade to PostgreSQL %d has not ended, as %s says", note.To, p.stateFile("upgrade"))
 	}
 	return nil
+}
+
+// programsOfData are the programs of the version that the data are of, where they were upgraded to a later one than
+// that of the configuration's: no line of it has to change in the middle of an upgrade. nil: those of the configuration
+// are used. said is where the later version's programs are; empty: beside the present ones.
+func (p *dataUpgrader) programsOfData(ctx context.Context, said string) *installation {
+	note, err := p.UpgradeNote()
+	major, majorErr := p.dataMajor()
+	switch {
+	case err != nil || majorErr != nil || major <= p.major:
+		return nil // a look at the data directory tells
+	case note != nil && (note.Index == 0 || p.isAt(note.dir(), note.NextID) != nil): // it is taken back
+		return nil
+	case note != nil:
+		said = note.BinDir
+	}
+	later, why := p.nextInstallation(ctx, major, said)
+	if why != "" {
+		p.log.Warn().Int("version", major).Str("reason", why).Msg("the data are of a later version than the programs")
+		return nil
+	}
+	p.log.Info().Int("version", major).Str("bin_dir", later.local.Load().BinDir).Msg("the data were upgraded: their version's programs are used; name them in postgresql.bin_dir")
+	return later
 }
 
 // notedUpgrade is the note, which must be there.
@@ -804,14 +830,37 @@ func (p *dataUpgrader) setUpgradedAside(note *UpgradeNote) error {
 	return err
 }
 
+// NoteAnnouncement notes which status the announcement of the new cluster replaces, before it is sent.
+func (p *dataUpgrader) NoteAnnouncement(index uint64) error {
+	note, err := p.notedUpgrade()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(p.isAt(note.dir(), note.NextID), p.isAt(note.Aside, note.ID)); err != nil {
+		return err
+	}
+	note.Index = index
+	return p.writeUpgradeNote(*note)
+}
+
 // EndUpgrade drops the note: the new cluster is the shard's. The old data stay where they were moved to.
-func (p *dataUpgrader) EndUpgrade() error {
+func (p *dataUpgrader) EndUpgrade(ctx context.Context) error {
 	note, err := p.UpgradeNote()
 	if err != nil || note == nil {
 		return err
 	}
 	if err := p.isAt(note.dir(), note.NextID); err != nil {
 		return err
+	}
+	if p.major != note.To {
+		return fmt.Errorf("the upgraded data are those of PostgreSQL %d, and this agent runs the programs of %d", note.To, p.major)
+	}
+	control, err := p.control(ctx)
+	if err != nil {
+		return err
+	}
+	if control.SystemIdentifier != note.Upgraded {
+		return fmt.Errorf("the upgraded data have system identifier %s, noted is %s", control.SystemIdentifier, note.Upgraded)
 	}
 	return p.dropUpgradeNote()
 }

@@ -97,6 +97,7 @@ func TestUpgradeData(t *testing.T) {
 	refused("to the same version", "is no later version", a.BeginUpgrade(ctx, a.Major(), bin, 0))
 	refused("nothing begun", "nobody has noted", a.UpgradeData(ctx))
 	refused("nothing begun", "nobody has noted", a.PlaceUpgraded())
+	refused("nothing begun", "nobody has noted", a.NoteAnnouncement(7))
 	started := observe(ctx, t, a, "answers", func(s State) bool { return s.Accepting }).StartTime
 	begun()
 	refused("twice", "has not ended", a.BeginUpgrade(ctx, next, bin, 4))
@@ -172,7 +173,9 @@ func TestUpgradeData(t *testing.T) {
 	begun()
 	shutDownWell(ctx, t, a)
 	must(t, a.UpgradeData(ctx))
+	refused("announced before it is in place", "is not the directory", a.NoteAnnouncement(7))
 	must(t, a.PlaceUpgraded())
+	must(t, a.NoteAnnouncement(7))
 	refused("placed twice", "is not the directory", a.PlaceUpgraded())
 	asBefore("placed")
 
@@ -180,11 +183,15 @@ func TestUpgradeData(t *testing.T) {
 	shutDownWell(ctx, t, a)
 	must(t, a.UpgradeData(ctx))
 	must(t, a.PlaceUpgraded())
-	s.Postgres.BinDir = bin
-	b := newInstance(t, s)
+	refused("by the old programs", "runs the programs of", a.EndUpgrade(ctx))
+	must(t, a.NoteAnnouncement(7))
+	b := newInstance(t, s) // of the new version, by the note
+	if b.Major() != next {
+		t.Fatalf("programs of version %d", b.Major())
+	}
 	refused("the new one, before its time", "has not ended", b.Start(ctx, StartAs{Role: Primary}))
-	must(t, b.EndUpgrade())
-	must(t, b.EndUpgrade())
+	must(t, b.EndUpgrade(ctx))
+	must(t, b.EndUpgrade(ctx))
 	restarted(ctx, t, b)
 	if n := rows(ctx, t, b); n != 5000 {
 		t.Errorf("%d rows after the upgrade", n)
@@ -431,7 +438,7 @@ func TestUndoUpgradeNothingElse(t *testing.T) {
 			if err := p.PlaceUpgraded(); err == nil {
 				t.Error("placed")
 			}
-			if err := p.EndUpgrade(); err == nil {
+			if err := p.EndUpgrade(ctx); err == nil {
 				t.Error("ended")
 			}
 			if after := listing(t, dir); !slices.Equal(before, after) {

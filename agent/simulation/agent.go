@@ -21,6 +21,7 @@ type agent struct {
 	stepped bool
 
 	sessionTimer int
+	version      int // of the programs (upgrade.go)
 	configIndex  uint64
 	onFailsafe   bool
 	holds        bool    // it does not weaken synchronous_commit for now
@@ -37,7 +38,7 @@ func (h *host) startAgent() {
 		h.startPatroni()
 		return
 	}
-	a := &agent{host: h}
+	a := &agent{host: h, version: h.pg.programs()}
 	a.Member = member.New(member.Settings{
 		Name: h.name, SessionName: "shard-" + h.name, Keys: keys(), PrimaryWord: cluster.RolePrimary,
 		ConnURL: "postgres://" + h.name + ":5432/postgres", APIURL: "http://" + h.name, Host: h.name, Port: 5432, Tags: h.tags, Margins: func(ttl time.Duration) ha.FenceMargins { return h.w.schedule.margins(h.id, ttl) }, ScriptLimit: time.Minute,
@@ -114,6 +115,9 @@ func (a *agent) step() {
 	if a.Exit {
 		a.host.w.say("%s: the agent ends", a.host.name)
 		a.die()
+		return
+	}
+	if a.beginAnew() {
 		return
 	}
 	if on := a.LeaseState.OnFailsafe(); on != a.onFailsafe {

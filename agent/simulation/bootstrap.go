@@ -27,12 +27,17 @@ func (p *postgres) data() ha.DataState {
 	switch {
 	case p.aside != nil && p.aside.old != nil:
 		return ha.DataSetAside
+	case p.upgrade != nil && p.upgrade.stopped:
+		return ha.DataUpgrading
 	case p.empty:
 		return ha.DataEmpty
 	case p.made == workUnfinished:
 		return ha.DataIncomplete
 	case p.made == workMade:
 		return ha.DataBootstrapped
+	}
+	if p.misfit() {
+		return ha.DataForeign
 	}
 	return ha.DataValid
 }
@@ -70,6 +75,7 @@ func (p *postgres) discard() {
 	p.life++ // whatever fills it is ended
 	p.slots, p.oldest = nil, 0
 	p.at, p.empty, p.made, p.system, p.primary, p.aside = position{branch: p.host.w.root}, true, workNone, "", false, nil
+	p.upgrade = nil
 }
 
 func (p inPostgres) Bootstrap(w *member.Work, done func(error)) {

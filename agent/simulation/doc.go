@@ -8,6 +8,7 @@
 //	postgres.go, wal.go       a model of PostgreSQL, its WAL, and clients that commit
 //	bootstrap.go              a shard that nobody has made yet
 //	restore.go                a shard that is put back to an earlier moment
+//	upgrade.go                a shard whose data become those of another major version
 //	loss.go                   data that are removed, rewound or cloned
 //	slots.go                  WAL that is not kept for ever
 //	logical.go                a logical slot, its copies and its reader

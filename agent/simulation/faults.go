@@ -205,6 +205,7 @@ func faults() map[Kind]fault {
 			return nil
 		}},
 		LoseData: {member: true, inject: loseData},
+		Upgrade:  {member: true, inject: upgradeShard},
 		Restore:  {member: true, value: true, inject: restoreShard},
 		SetFailsafe: {value: true, inject: func(w *world, e Event) func() {
 			w.reconfigure(map[string]any{"failsafe_mode": e.Value != 0})

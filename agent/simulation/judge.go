@@ -60,6 +60,8 @@ type Tally struct {
 	ByQuorum int
 	// Restores is how many restores to an earlier moment have come to their end.
 	Restores int
+	// Upgrades is how many major upgrades have come to their end.
+	Upgrades int
 	// Copies is how many copies of logical slots were made.
 	Copies int
 	// Interruptions is how often a primary ceased to accept commits.

@@ -5,16 +5,24 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // found is what a look at the data directory shows.
 func (p *postgres) found() member.Found {
-	return member.Found{Loss: p.loss, Detachment: p.host.w.mutant.note(p.detachment), Restore: p.note(), Stray: p.running && p.stray, Data: member.Data{
+	found := member.Found{Loss: p.loss, Detachment: p.host.w.mutant.note(p.detachment), Restore: p.note(), Upgrade: p.upgradeNote(), Stray: p.running && p.stray, Data: member.Data{
 		State: p.data(), SystemIdentifier: p.system, Timeline: p.at.branch.timeline, CheckpointLSN: p.checkpoint, Clone: p.made == workUnfinished && p.cloned, ShutDown: p.clean, WasPrimary: p.primary,
 		Restores: member.RestoresIn(p.at.history(), p.at.branch.timeline),
 	}}
+	switch found.Data.State {
+	case ha.DataUpgrading:
+		found.Data = member.Data{State: ha.DataUpgrading, SystemIdentifier: p.upgrade.note.From, WasPrimary: p.primary}
+	case ha.DataForeign:
+		found.Data = member.Data{State: ha.DataForeign, Problem: "of another version"}
+	}
+	return found
 }
 
 // noteLoss is written before the data are touched.
@@ -72,6 +80,9 @@ func (p *postgres) copied(life int, from *host, done func(error)) {
 		done(errors.New("the source is not reachable"))
 	default:
 		p.at, p.system, p.primary = from.pg.replayed(), from.pg.system, false
+		if p.version = from.pg.version; p.host.agent != nil {
+			p.host.agent.version = p.version
+		}
 		p.oldest = p.at.lsn
 		done(nil)
 	}

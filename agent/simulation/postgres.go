@@ -33,8 +33,11 @@ type postgres struct {
 	made   work   // bootstrap.go
 	system string // its system identifier
 	aside  *setAside
-	loss   *pg.Loss
-	losses int
+	// version is the major version that the data are of; upgrade: upgrade.go.
+	version int
+	upgrade *upgrade
+	loss    *pg.Loss
+	losses  int
 	// checkpoint is where the last one is that was made when it was shut down, or came with
 	// what was copied.
 	checkpoint int64
@@ -152,7 +155,7 @@ func (p *postgres) later(d time.Duration, do func(), lost func()) {
 // start starts the postmaster; done hears of it when SQL is answered.
 func (p *postgres) start(primary bool, upstream string, sync *waits, done func(error)) {
 	switch {
-	case p.running || p.empty || p.made == workUnfinished || p.aside != nil && p.aside.old != nil:
+	case p.running || p.empty || p.made == workUnfinished || p.aside != nil && p.aside.old != nil || p.upgrade != nil || p.misfit():
 		done(errors.New("it runs already, or there is nothing to start"))
 		return
 	case p.orphans || p.remains:
@@ -431,8 +434,8 @@ func (p *postgres) rejoin(up *host, done func(error)) {
 			switch {
 			case p.life != life:
 				done(errStopped)
-			case !reachable():
-				done(errors.New("the upstream is not reachable"))
+			case !reachable() || up.pg.system != p.system:
+				done(errors.New("the upstream is not reachable, or another cluster's"))
 			case up.pg.at.holds(p.at):
 				done(nil)
 			case !up.pg.primary && p.at.branch == up.pg.at.branch:

@@ -139,11 +139,6 @@ func (p inPostgres) EndRestore(w *member.Work, done func(error)) {
 	}, done)
 }
 
-// UndoUpgrade has nothing to do: nobody upgrades here.
-func (p inPostgres) UndoUpgrade(w *member.Work, done func(error)) {
-	p.part(w, 0, 20*time.Millisecond, func() error { return nil }, done)
-}
-
 // discards: from now on what is beyond the cut was never committed, as far as anybody may know.
 func (j *judge) discards(c cut) {
 	j.w.say("what is beyond timeline %d at %d is discarded", c.after.branch.timeline, c.after.lsn)

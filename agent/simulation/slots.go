@@ -101,6 +101,9 @@ func (p *postgres) recycle() {
 // serves reports whether it has what a standby at this place asks for: the standby's slot,
 // and the WAL from there on.
 func (p *postgres) serves(standby *postgres) bool {
+	if standby.system != p.system {
+		return false
+	}
 	if p.host.w.schedule.Keeps == 0 {
 		return true
 	}
@@ -112,11 +115,11 @@ func (p *postgres) serves(standby *postgres) bool {
 func (w *world) operator() {
 	leader := w.hostNamed(w.consul.leaderNamed())
 	for _, h := range w.hosts {
-		if leader == nil || !leader.pg.writable || w.judge.paused || !h.pg.stranded() {
+		if leader == nil || !leader.pg.writable || w.judge.paused || !h.pg.stranded() && !h.pg.superseded(leader) {
 			h.strands = w.now
 			continue
 		}
-		if a := h.agent; a != nil && a.Dynamic.Rebuild == cluster.RebuildAuto && w.now < h.strands+40*time.Second {
+		if a := h.agent; a != nil && h.pg.stranded() && a.Dynamic.Rebuild == cluster.RebuildAuto && w.now < h.strands+40*time.Second {
 			continue // its turn has not come, or it must not be made anew by policy
 		}
 		w.say("%s: the operator sees that its WAL is gone, and clones it anew", h.name)
