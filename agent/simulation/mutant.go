@@ -93,6 +93,8 @@ type Mutant struct {
 	DetachedShort     bool // a promise to a leader ends it, whoever else has promised
 	LookedBefore      bool // a position counts that was looked at before its member has detached
 	OpenedEarly       bool // nobody waits for the standbys to flush the end of a started primary's recovery
+	AnnouncedUndone   bool // an upgrade is taken back that was announced
+	OldClusterLeads   bool // a member leads with the data of before a major upgrade
 	ConsentForgotten  bool // an agent that begins anew does not know that the one before may have consented
 	// a member says that it misses a leader that it hears; survives: nothing is lost by it, it costs
 	// needless takeovers (TestWrongWitnesses)
@@ -157,6 +159,13 @@ func (m *Mutant) see(v ha.View) ha.View {
 		short := *p
 		short.Until = p.Until.Add(-time.Duration(float64(v.Config.TTL) * ha.DriftMargin))
 		v.Promise = &short
+	}
+	if u := v.Postgres.Upgrade; u != nil && m.AnnouncedUndone {
+		v.Postgres.Upgrade = &ha.Upgrade{From: u.From, To: u.To, Fits: u.Fits}
+	}
+	if m.OldClusterLeads && v.Postgres.SystemIdentifier != "" {
+		v.Cluster.Initialize.Value, v.Cluster.Route.Value.Succeeds = v.Postgres.SystemIdentifier, nil
+		changed(func(b *cluster.Beat) { b.Discarded = 0 })
 	}
 	v.Config.Pause = v.Config.Pause && !m.PauseIgnored
 	if m.PauseUntold && v.Config.Pause {

@@ -48,3 +48,18 @@ func TestUpgrade(t *testing.T) {
 		})
 	}
 }
+
+// upgradedAlone is a shard whose leader was upgraded and is lost before another member has its data.
+func upgradedAlone() Schedule {
+	s := directed(3, map[string]any{"ttl": 8}, during(29, 70, CutFromMembers, a), ev(30, Upgrade, a), during(60, 40, HostLoss, a))
+	s.Operator = true
+	return s
+}
+
+func TestMutantAnnouncedUndone(t *testing.T) {
+	killed(t, Mutant{AnnouncedUndone: true}, upgradedAlone(), "I1", "I2", "I4")
+}
+
+func TestMutantOldClusterLeads(t *testing.T) {
+	killed(t, Mutant{OldClusterLeads: true}, upgradedAlone(), "I1", "I2")
+}
