@@ -185,18 +185,34 @@ func (h *handovers) toSite(site pg.Upstream) *planned {
 	}}
 }
 
+// toItself is a handover to this member itself, on a later timeline: bouncers hold the clients as for any, and the lease is
+// kept.
+func (h *handovers) toItself() *planned {
+	h.holding = false
+	return &planned{handovers: h, plan: cluster.Handover{
+		ID: h.ID(), Leader: h.Name, Timeline: h.local.PG.Observed.Timeline, DeadlineMS: handoverLimit.Milliseconds(), State: cluster.HandoverAnnounced,
+	}}
+}
+
+// within bounds steps during which clients are held.
+func (p *planned) within(limit time.Duration, steps ...step) step {
+	return func(w *Work, next func(error)) {
+		over := false
+		p.After(limit, func() {
+			if !over {
+				w.breakOff(ErrTooLong)
+			}
+		})
+		inOrder(steps...)(w, func(err error) {
+			over = true
+			next(err)
+		})
+	}
+}
+
 // stopForSite are the steps of such a handover.
 func (p *planned) stopForSite(w *Work, next func(error)) {
-	over := false
-	p.After(handoverLimit, func() {
-		if !over {
-			w.breakOff(ErrTooLong)
-		}
-	})
-	inOrder(p.postgres.Checkpoint, p.hold, p.stop.beforeStop(min(p.stop.beforeStopLimit(), handoverLimit/2)), p.stopPostgres)(w, func(err error) {
-		over = true
-		next(err)
-	})
+	p.within(handoverLimit, p.postgres.Checkpoint, p.hold, p.stop.beforeStop(min(p.stop.beforeStopLimit(), handoverLimit/2)), p.stopPostgres)(w, next)
 }
 
 func (p *planned) ended(err error) {

@@ -76,11 +76,11 @@ func (m *Member) UpgradeTo(to int, done func(error)) {
 	}
 	above := max(m.PG.Observed.Timeline, m.Timeline())
 	m.Log.Warn().Int("to", to).Msg("upgrading PostgreSQL to another major version")
-	stop, made := m.restopped(), Upgraded{}
+	stop, made, clients := m.restopped(), Upgraded{}, m.handovers.toItself()
 	m.startTask(ha.TaskUpgrade, func(w *Work, next func(error)) {
 		inOrder(func(w *Work, next func(error)) {
 			m.Postgres.BeginUpgrade(w, to, above, next)
-		}, m.holdForUpgrade, stop, func(w *Work, next func(error)) {
+		}, m.Postgres.Checkpoint, clients.within(handoverLimit, clients.hold, m.holdForUpgrade, stop), func(w *Work, next func(error)) {
 			m.stoppedOnPurpose()
 			m.PG.Observed, m.hidden = pg.State{}, true
 			m.Postgres.UpgradeData(w, next)
@@ -93,13 +93,16 @@ func (m *Member) UpgradeTo(to int, done func(error)) {
 			m.announceUpgrade(w, made, next)
 		})(w, func(err error) {
 			m.held, m.hidden = false, false
+			if clients.announcing {
+				m.handovers.announced = clients.plan
+			}
 			done(err)
 			next(err)
 		})
 	}, m.restoreUndone)
 }
 
-// holdForUpgrade has the route say that clients are to wait.
+// holdForUpgrade has the route say that clients are to wait: the bouncers' own holds end before the new cluster serves.
 func (m *Member) holdForUpgrade(w *Work, next func(error)) {
 	m.held = true
 	m.waiters.await(w, m.Dynamic.RetryTimeout, func() bool {

@@ -28,6 +28,8 @@ func placed(t *testing.T) (w *world, ended *error) {
 	*ended = errNotSaid
 	w.UpgradeTo(17, func(err error) { *ended = err })
 	w.answer("Postgres.BeginUpgrade")
+	w.answer("Postgres.Checkpoint")
+	w.answer("Bouncers.Hold")
 	w.take("Consul.WriteAsLeader").answer(uint64(104), nil)
 	w.waiters.tell()
 	w.answer("Postgres.BeforeStop")
@@ -67,6 +69,9 @@ func TestUpgrade(t *testing.T) {
 		t.Errorf("while the new cluster is made the route is %s", state)
 	}
 	begin.answer(nil)
+	w.answer("Postgres.Checkpoint")
+	w.none("Consul.WriteAsLeader")
+	w.answer("Bouncers.Hold")
 	held := w.take("Consul.WriteAsLeader")
 	if r, is := held.args[4].(cluster.Route); !is || r.State != cluster.RouteDown || r.SystemIdentifier != systemA {
 		t.Errorf("clients are held by %v", held.args)
