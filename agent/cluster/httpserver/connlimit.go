@@ -143,7 +143,7 @@ func (c *limitedConn) hold() (release func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c.waiting == 0 {
-		if c.gone || l.held >= l.max/4 || l.heldOf(c.source) >= l.perSource/2 {
+		if c.gone || l.held >= max(1, l.max/4) || l.heldOf(c.source) >= max(1, l.perSource/2) {
 			return func() {}
 		}
 		l.held++
