@@ -3,6 +3,7 @@ package consul
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -70,10 +71,10 @@ func eachPair(list io.Reader, take func(api.KVPair)) error {
 
 // orNoList is an error; nil: that it is no list.
 func orNoList(err error) error {
-	switch err {
-	case nil:
-		return fmt.Errorf("the answer is none")
-	case io.EOF: // which the client would take for the end of the answer
+	if err == nil {
+		return errors.New("the answer is none")
+	}
+	if errors.Is(err, io.EOF) { // which the client would take for the end of the answer
 		return io.ErrUnexpectedEOF
 	}
 	return err
