@@ -259,8 +259,8 @@ func (b *Table) Merge(a Answer) outcome {
 	}
 	if a.read == nil {
 		all := b.gather()
-		for _, p := range a.Pairs {
-			all.add(p)
+		for some := range slices.Chunk(a.Pairs, readAtOnce) {
+			all.begin(some)
 		}
 		_, a.read = all.done()
 	}
@@ -388,11 +388,12 @@ type parsed struct {
 // waits for the table: the pass that brings PgBouncer to those before them asks for it, too.
 type gathered struct {
 	table   *Table
+	next    []Pair // which are too few yet
 	some    []*someRoutes
 	reading errgroup.Group
 }
 
-// someRoutes are read one after the other.
+// someRoutes are read one after the other; read is nil where none was changed.
 type someRoutes struct {
 	pairs []Pair
 	read  []*parsed
@@ -406,29 +407,28 @@ func (b *Table) gather() *gathered {
 
 // add adds a route.
 func (g *gathered) add(p Pair) {
-	if len(g.some) == 0 || len(g.some[len(g.some)-1].pairs) == readAtOnce {
-		g.begin()
-		g.some = append(g.some, &someRoutes{})
+	if g.next == nil {
+		g.next = make([]Pair, 0, readAtOnce)
 	}
-	last := g.some[len(g.some)-1]
-	last.pairs = append(last.pairs, p)
+	if g.next = append(g.next, p); len(g.next) == readAtOnce {
+		g.begin(g.next)
+		g.next = nil
+	}
 }
 
-// begin begins to read what was added last.
-func (g *gathered) begin() {
-	if len(g.some) == 0 {
-		return
-	}
-	last := g.some[len(g.some)-1]
-	last.read = make([]*parsed, len(last.pairs))
-	fresh := g.table.unread(last.pairs)
+// begin begins to read some.
+func (g *gathered) begin(pairs []Pair) {
+	some := &someRoutes{pairs: pairs}
+	g.some = append(g.some, some)
+	fresh := g.table.unread(pairs)
 	if len(fresh) == 0 {
 		return
 	}
+	some.read = make([]*parsed, len(pairs))
 	g.reading.Go(func() error {
 		for _, i := range fresh {
-			route, err := cluster.ParseRoute(last.pairs[i].Value)
-			last.read[i] = &parsed{route, err}
+			route, err := cluster.ParseRoute(pairs[i].Value)
+			some.read[i] = &parsed{route, err}
 		}
 		return nil
 	})
@@ -436,12 +436,16 @@ func (g *gathered) begin() {
 
 // done is all that was added, and what was read of it.
 func (g *gathered) done() (pairs []Pair, read []*parsed) {
-	g.begin()
-	_ = g.reading.Wait() // each has its own error
-	for _, some := range g.some {
-		pairs, read = append(pairs, some.pairs...), append(read, some.read...)
+	if g.next != nil {
+		g.begin(g.next)
 	}
-	return pairs, read
+	_ = g.reading.Wait() // each has its own error
+	pairs, read = make([]Pair, 0, len(g.some)*readAtOnce), make([]*parsed, len(g.some)*readAtOnce)
+	for _, some := range g.some {
+		copy(read[len(pairs):], some.read)
+		pairs = append(pairs, some.pairs...)
+	}
+	return pairs, read[:len(pairs)]
 }
 
 // unread are the places of values that are not those that are known.
