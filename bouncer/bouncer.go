@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,10 +70,13 @@ func Run(ctx context.Context, c config.Config, changes <-chan config.Config, man
 		running.Go(func() { s.Run(supervised) })
 	}
 	good := c // ran until it was changed
-	var address keptListener
+	var (
+		address keptListener
+		session string // in Consul, from one configuration to the next
+	)
 	defer address.close()
 	for restarted := false; ; restarted = true {
-		next, err := runUntilChanged(ctx, c, &address, changes, manager, page, restarted, log)
+		next, err := runUntilChanged(ctx, c, &address, &session, changes, manager, page, restarted, log)
 		switch {
 		case err != nil && (!restarted || ctx.Err() != nil):
 			return err
@@ -101,7 +105,7 @@ func Run(ctx context.Context, c config.Config, changes <-chan config.Config, man
 // runUntilChanged runs with one configuration and returns the one to go on with,
 // nil when ctx is done.
 func runUntilChanged(
-	parent context.Context, c config.Config, address *keptListener, changes <-chan config.Config, manager Manager, page NewPage, restarted bool, log zerolog.Logger,
+	parent context.Context, c config.Config, address *keptListener, session *string, changes <-chan config.Config, manager Manager, page NewPage, restarted bool, log zerolog.Logger,
 ) (*config.Config, error) {
 	clients, err := consul.NewClients(c)
 	if err != nil {
@@ -141,6 +145,11 @@ func runUntilChanged(
 		log.Info().Strs("variables", left).Msg("environment variables are not handed on to PgBouncer and commands; name in pass_environment those that they need")
 	}
 	b := newBouncer(c, log, pool, url)
+	b.presence.session = cmp.Or(*session, b.presence.session)
+	b.presence.stays = func() bool {
+		changed := next.Load()
+		return changed != nil && parent.Err() == nil && samePresence(c, *changed)
+	}
 	if c.Web {
 		if b.api.page, err = page(c, b.api.access); err != nil {
 			return nil, fmt.Errorf("the fleet page (web): %w", err)
@@ -153,6 +162,7 @@ func runUntilChanged(
 		co.dropped = func() bool { changed := next.Load(); return changed != nil && !looksAfter(*changed, co.config) }
 	}
 	err = b.run(ctx, listener)
+	*session = b.presence.session
 	cancel()
 	waiting.Wait()
 	return next.Load(), err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/consul"
 )
 
@@ -59,6 +61,9 @@ type presence struct {
 	// together: Consul refuses that key, so its content is in the other one.
 	together bool
 
+	// stays reports whether this bouncer goes on with the key, with another configuration.
+	stays func() bool
+
 	session string
 	// made is the number of the Consul address that the session was made at: it
 	// belongs to that agent's node, and ends when Consul gives the node up.
@@ -79,7 +84,7 @@ func (p *presence) notify() {
 	}
 }
 
-// run keeps the key until ctx is done, and then removes it.
+// run keeps the key until ctx is done, and then removes it, unless the next configuration has it, too.
 func (p *presence) run(ctx context.Context) {
 	tick := time.NewTicker(presenceRenew)
 	defer tick.Stop()
@@ -91,7 +96,9 @@ func (p *presence) run(ctx context.Context) {
 		renew := false
 		select {
 		case <-ctx.Done():
-			p.leave(context.WithoutCancel(ctx))
+			if p.stays == nil || !p.stays() {
+				p.leave(context.WithoutCancel(ctx))
+			}
 			return
 		case <-tick.C:
 			renew = true
@@ -310,6 +317,14 @@ func (p *presence) leave(ctx context.Context) {
 		return
 	}
 	p.end(ctx, p.session)
+	p.session = ""
+}
+
+// samePresence reports whether two configurations have one key in one Consul, as far as can be told.
+func samePresence(a, b config.Config) bool {
+	addresses := func(c config.Config) []string { return append([]string{c.Consul.URL + c.Consul.Host}, c.Consul.Hosts...) }
+	return a.Name == b.Name && a.Keys().Bouncers() == b.Keys().Bouncers() && a.Consul.DC == b.Consul.DC && a.Consul.Node == b.Consul.Node &&
+		slices.ContainsFunc(addresses(a), func(address string) bool { return address != "" && slices.Contains(addresses(b), address) })
 }
 
 // note says so once when the presence cannot be kept, and when it can again.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -127,4 +128,68 @@ func TestPresenceIsSmall(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A bouncer whose configuration changes is there all the time, with the session that it had; one that gets
+// another name leaves no key behind.
+func TestPresenceOverSIGHUP(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitHealthy()
+	keys := []string{w.config.Keys().Bouncers() + "b1", w.config.Keys().BouncersApplied() + "b1"}
+	sessionOf := func(key string) (string, error) {
+		pair, _, err := w.site.client.KV().Get(key, nil)
+		if err == nil && pair == nil {
+			err = fmt.Errorf("key %s is not there", key)
+		}
+		if err != nil {
+			return "", err
+		}
+		return pair.Session, nil
+	}
+	var before string
+	for _, key := range keys {
+		w.await("the keys", func() (err error) { before, err = sessionOf(key); return err })
+	}
+	ctx, stop := context.WithCancel(w.ctx)
+	var watching sync.WaitGroup
+	looks := make(chan struct{}, 1)
+	watching.Go(func() {
+		for ctx.Err() == nil {
+			for _, key := range keys {
+				if session, err := sessionOf(key); err != nil || session != before {
+					t.Errorf("over SIGHUP %s has session %q, not %q: %v", key, session, before, err)
+					stop()
+				}
+			}
+			select {
+			case looks <- struct{}{}:
+			default:
+			}
+		}
+	})
+	for i := range 5 {
+		w.config.PgBouncer.Settings = map[string]any{"max_client_conn": 90 + i}
+		w.changes <- w.config
+		<-looks
+		w.await("the configuration", func() error {
+			text, err := os.ReadFile(w.config.PgBouncer.Config)
+			if err == nil && !strings.Contains(string(text), fmt.Sprint("max_client_conn = ", 90+i)) {
+				err = fmt.Errorf("%s", text)
+			}
+			return err
+		})
+	}
+	stop()
+	watching.Wait()
+	w.config.Name = "b2"
+	w.changes <- w.config
+	w.await("the old key's end", func() error {
+		if _, err := sessionOf(keys[0]); err == nil {
+			return fmt.Errorf("key %s is there still", keys[0])
+		}
+		return nil
+	})
 }
