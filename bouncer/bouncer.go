@@ -240,6 +240,9 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	}
 	b.watcher = routes.NewWatcher(log, pool, b.table, b.handovers, changed)
 	b.watcher.Holding = b.processes.holding
+	for _, f := range b.files {
+		f.answered = b.watcher.HasAnswered
+	}
 	b.patroni = routes.NewPatroniFollower(c, log, pool, b.table, changed, b.watcher.HasAnswered)
 	b.presence = &presence{
 		log: log, pool: pool, key: c.Keys().Bouncers() + c.Name, name: c.Name, node: c.Consul.Node, session: saved.Session,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -52,7 +53,9 @@ type fileWriter struct {
 	renderer  *render.Renderer
 	viewer    *render.Viewer
 	wake      chan struct{}
-	refusal   refusal // the last one
+	// answered reports whether Consul has said which routes there are, since the start.
+	answered func() bool
+	refusal  refusal // the last one
 	users     []byte  // the file of users as it was written last, for whom somebody has removed it
 	commands  *rate.Limiter
 	// due: what was written has not taken effect yet. keepDue writes that down: a command that is not run
@@ -120,6 +123,15 @@ func (k *fileWriter) apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !k.answered() && ofRoutes.Match(source) {
+		_, err := osuser.Keeper(k.file.Path).Stat(k.file.Path)
+		if err == nil { // it may be newer than the state of before
+			return fmt.Errorf("%w: Consul has not said yet where the primaries are; the file stays as it is", render.ErrWaiting)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("looking at the file: %w", err)
+		}
+	}
 	known, _ := routesOf(k.table)
 	views, _ := k.viewer.View(known, render.AnyName())
 	text, err := k.renderer.Render(source, views, k.processes.version())
@@ -168,6 +180,9 @@ func (k *fileWriter) apply(ctx context.Context) error {
 	}
 	return nil
 }
+
+// ofRoutes finds what may depend on routes in a template.
+var ofRoutes = regexp.MustCompile(`\b(shards?|primary|replicas|members|readers)\b`)
 
 // isUserlist: it is PgBouncer's users.
 func (k *fileWriter) isUserlist() bool { return k.file.Path == k.config.Setting("auth_file") }

@@ -124,3 +124,40 @@ func TestStateAgainstFile(t *testing.T) {
 		}
 	}
 }
+
+// Nor is a further file written of routes that may be older than it, before Consul has said where they lead; one
+// that is not there is, and one that has nothing to do with routes.
+func TestStaleStateChangesNoFurtherFile(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	c := config.Config{Name: "b1", RoutesPrefix: "p", Listen: "127.0.0.1:0", ConnectAddress: "127.0.0.1:1", Consul: settings.Consul{Host: "127.0.0.1:1"},
+		PgBouncer: config.PgBouncer{Config: path("pgbouncer.ini"), Admin: dir + ":6432"},
+		Files: []config.File{
+			{Template: path("routes.ctmpl"), Path: path("there")}, {Template: path("routes.ctmpl"), Path: path("absent")}, {Template: path("other.ctmpl"), Path: path("other")},
+		}}
+	if err := c.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"routes.ctmpl": "{{range shards}}{{(primary .).Host}}{{end}}", "other.ctmpl": "other, anew", "there": "newer", "other": "other",
+	} {
+		if err := os.WriteFile(path(name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := routes.NewTable(c)
+	b.Merge(routes.Answer{KnownLeader: true, Pairs: []routes.Pair{somePair(t, "p/routes/service/s1", 7, someRoute("old"))}})
+	if err := (savedState{Version: stateVersion, RoutesPrefix: "p", Routes: knownIn(b)}).save(install.NewConfig(c.StateFile)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := Run(ctx, c, nil, &manager{}, nil, zerolog.Nop()); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"there": "newer", "absent": "old", "other": "other, anew"} {
+		if text, err := os.ReadFile(path(name)); err != nil || string(text) != want {
+			t.Errorf("%s is %q, want %q: %v", name, text, want, err)
+		}
+	}
+}
