@@ -16,8 +16,8 @@ import (
 //
 // Of a database that leads to a primary those are closed: the old one is deposed, as whenever a primary
 // moves. What else may be the reason is told apart by the kernel: readers' hosts come and go, and one that
-// only lags keeps its queries; a name may lead elsewhere by DNS alone. Of these only the connections are
-// closed on which the host leaves things unanswered.
+// only lags keeps its queries; a template's own database may have led to a replica; a name may lead elsewhere by
+// DNS alone. Of these only the connections are closed on which the host leaves things unanswered.
 
 // silentLeast is how many times in a row a host must have left something unanswered, so that one lost
 // packet is no reason.
@@ -57,10 +57,11 @@ func (c *ConnCloser) leftBehind(ctx context.Context, databases map[string]pgboun
 	c.mu.Lock()
 	c.hosts = hosts
 	c.mu.Unlock()
+	// leaders are the primaries, and whether databases that no shard has follow them.
 	roles, leaders := map[string]role{}, map[pgbouncer.Address]bool{}
 	for _, p := range c.Primaries() {
 		leader := pgbouncer.Address{Host: p.Leader.Host, Port: p.Leader.Port}
-		leaders[leader] = true
+		leaders[leader] = leaders[leader] || p.Fallback
 		for _, name := range p.Offered {
 			roles[name] = role{}
 		}
@@ -78,10 +79,11 @@ func (c *ConnCloser) leftBehind(ctx context.Context, databases map[string]pgboun
 		}
 		at := pgbouncer.Address{Host: d.Host, Port: d.Port}
 		is, offered := roles[s.Database]
-		writes := is.writes || !offered && leaders[at]
-		if !offered && !writes || is.writes && at != is.leader {
-			continue // a template's own, or RELOAD is still to come
+		follows, leads := leaders[at]
+		if !offered && !leads || is.writes && at != is.leader {
+			continue // it is no shard's, or RELOAD is still to come
 		}
+		writes := is.writes || !offered && follows
 		addr, err := netip.ParseAddr(s.Addr)
 		if err != nil {
 			continue // a unix socket

@@ -31,7 +31,8 @@ func TestLeftBehind(t *testing.T) {
 		"readers'":                            {"s1_ro", "10.0.0.3,10.0.0.4", "10.0.0.2", "if silent"},
 		"readers' host that stays":            {"s1_ro", "10.0.0.1,10.0.0.4", "10.0.0.2", ""},
 		"readers' that lead to the primary":   {"s1_ro", "10.0.0.2", "10.0.0.2", "if silent"},
-		"a template's own of a primary":       {"alias", "10.0.0.2", "10.0.0.2", "lost"},
+		"a template's own of a primary":       {"alias", "10.0.0.2", "10.0.0.2", "if silent"},
+		"of pgbouncer.fallback":               {"any", "10.0.0.5", "10.0.0.2", "lost"},
 		"a template's own that is no shard's": {"alias", "10.0.0.9", "10.0.0.2", ""},
 		"no database":                         {"", "10.0.0.2", "10.0.0.2", ""},
 	} {
@@ -46,7 +47,7 @@ func TestLeftBehind(t *testing.T) {
 			return []Primary{{
 				ID: "service/s1", Leader: cluster.RouteMember{Host: test.leader, Port: 5432},
 				Offered: []string{"s1", "s1_ro"}, Writers: []config.Database{{Name: "s1"}},
-			}}
+			}, {ID: "service/fallback", Leader: cluster.RouteMember{Host: "10.0.0.5", Port: 5432}, Fallback: true}}
 		}
 		databases := map[string]pgbouncer.Database{test.database: {Host: test.leads, Port: 5432}}
 		if test.database == "" {
