@@ -76,15 +76,15 @@ type FileStatus struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-func newFileWriters(c config.Config, log zerolog.Logger, b *routes.Table, ps *processes, pool *consul.Pool, state *stateWriter) (keepers []*fileWriter) {
+func newFileWriters(c config.Config, log zerolog.Logger, b *routes.Table, ps *processes, pool *consul.Pool, state *stateWriter) (writers []*fileWriter) {
 	for _, f := range c.Files {
-		keepers = append(keepers, &fileWriter{
+		writers = append(writers, &fileWriter{
 			commands: rate.NewLimiter(rate.Every(fileEvery), fileBurst), due: len(f.Command) > 0 && slices.Contains(state.due, f.Path), keepDue: state.keepDue,
 			file: f, config: c.Each()[0], log: log.With().Str("file", f.Path).Logger(), table: b, processes: ps, wake: make(chan struct{}, 1),
 			renderer: render.NewRenderer(c, pool, f.Template), viewer: render.NewViewer(c.Each()[0]),
 		})
 	}
-	return keepers
+	return writers
 }
 
 func (k *fileWriter) notify() {

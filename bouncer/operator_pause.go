@@ -114,9 +114,9 @@ func (p *operatorPauses) takeReleases(i int) []config.ShardID {
 	return ids
 }
 
-// letGo ends the holds that an operator wants to end, as hold_timeout would, and takes in what
+// endWanted ends the holds that an operator wants to end, as hold_timeout would, and takes in what
 // is paused by nobody who is known, so that it is resumed.
-func (c *reconciler) letGo(views []*shard) {
+func (c *reconciler) endWanted(views []*shard) {
 	ids := c.operators.takeReleases(c.number)
 	for _, v := range views {
 		if !slices.Contains(ids, v.ID) {

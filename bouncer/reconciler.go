@@ -107,10 +107,10 @@ type reconciler struct {
 	ours map[string]time.Time
 	// strangers are the databases that somebody else has paused, on the console, as they
 	// are written down.
-	strangers []string
-	met       bool // PgBouncer was looked at since it came up
-	looked    bool // any was looked at
-	unheld    bool // a PAUSE has to be tried again
+	strangers    []string
+	observed     bool // PgBouncer was, since it came up
+	everObserved bool // any was
+	unheld       bool // a PAUSE has to be tried again
 	// soon is when something is tried that waits for logins, PAUSE or RESUME.
 	soon    time.Time
 	program pooler.Installed
@@ -205,7 +205,7 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 		views[i] = &all[i]
 	}
 	c.forgetHolds(views)
-	c.letGo(views)
+	c.endWanted(views)
 	c.hold(ctx, link, views)
 	c.deadman.Set(c.deadlines(views))
 	c.answer(ctx, link, views)
@@ -300,7 +300,7 @@ type shard struct {
 func (c *reconciler) reset(link pooler.LinkState) {
 	c.pauser.Forget()
 	c.console.Close()
-	c.generation, c.loaded, c.standing, c.met = link.Generation, nil, nil, false
+	c.generation, c.loaded, c.standing, c.observed = link.Generation, nil, nil, false
 	c.retryAt = time.Time{}
 	if link.Up && c.config.Frees(link.Version) == config.FreeByTimeout {
 		c.log.Warn().Msg("clients of a lost primary are freed by TCP's timeouts only, after 30 s: give the bouncer CAP_NET_ADMIN, or take PgBouncer 1.24")
@@ -320,15 +320,15 @@ func (c *reconciler) observe(ctx context.Context, link pooler.LinkState) {
 		return
 	}
 	c.standing, c.reconcile = standing, time.Now().Add(reconcilePace)
-	if !c.met {
+	if !c.observed {
 		// What is paused when a bouncer begins is what an earlier one held, unless that one
 		// has written down that it did not.
 		for name, d := range standing {
-			if d.Paused && !c.looked && !slices.Contains(c.strangers, name) {
+			if d.Paused && !c.everObserved && !slices.Contains(c.strangers, name) {
 				c.ours[name] = time.Time{}
 			}
 		}
-		c.met, c.looked = true, true
+		c.observed, c.everObserved = true, true
 		c.pauser.Warm(ctx)
 	}
 	maps.DeleteFunc(c.ours, func(name string, sent time.Time) bool {
@@ -345,7 +345,7 @@ func mayBePaused(standing map[string]pgbouncer.Database, name string) bool {
 
 // noteStrangers looks who is paused by somebody else after a pass.
 func (c *reconciler) noteStrangers(link pooler.LinkState) {
-	if !link.Up || c.standing == nil || !c.met {
+	if !link.Up || c.standing == nil || !c.observed {
 		return
 	}
 	var names []string

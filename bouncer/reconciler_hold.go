@@ -329,7 +329,7 @@ func (c *reconciler) drop(ctx context.Context) {
 	names := slices.AppendSeq(slices.Collect(maps.Keys(standing)), maps.Keys(c.ours))
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
-		if _, ours := c.ours[name]; !mayBePaused(standing, name) || !ours && c.looked {
+		if _, ours := c.ours[name]; !mayBePaused(standing, name) || !ours && c.everObserved {
 			continue // what is paused before the first look is what an earlier one held
 		}
 		err := c.console.Resume(ctx, name)

@@ -55,8 +55,8 @@ type ConnCloser struct {
 	leads   map[string]pgbouncer.Address
 	// spared counts how often some of them were none any more.
 	spared int
-	// letGo: PgBouncer waits for its console to be left.
-	letGo bool
+	// leaveConsole: PgBouncer waits for its console to be left.
+	leaveConsole bool
 	// asked: a look at what PgBouncer is about to close is due. reloads counts those that were
 	// about to come, hosts are those that databases of such connections lead to.
 	asked   bool
@@ -118,7 +118,7 @@ func (c *ConnCloser) Spare(file pgbouncer.File) {
 // Forget lets the console of a PgBouncer go that may wait for that.
 func (c *ConnCloser) Forget() {
 	c.mu.Lock()
-	c.letGo = true
+	c.leaveConsole = true
 	c.mu.Unlock()
 	c.hurry()
 }
@@ -149,8 +149,8 @@ func (c *ConnCloser) Run(ctx context.Context) {
 		case <-again:
 		}
 		again = nil
-		remain, letGo := c.remain()
-		if letGo {
+		remain, leaveConsole := c.remain()
+		if leaveConsole {
 			console.Close()
 			again, more = time.After(lingerPace), false
 			continue
@@ -194,15 +194,15 @@ func (c *ConnCloser) takeAsked() bool {
 
 // remain forgets the targets whose time is over, and reports whether there are others, and whether
 // the console is to be let go.
-func (c *ConnCloser) remain() (remain, letGo bool) {
+func (c *ConnCloser) remain() (remain, leaveConsole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	letGo, c.letGo = c.letGo, false
+	leaveConsole, c.leaveConsole = c.leaveConsole, false
 	maps.DeleteFunc(c.targets, func(_ target, until time.Time) bool { return time.Now().After(until) })
 	if len(c.targets) == 0 {
 		clear(c.leads)
 	}
-	return len(c.targets) > 0, letGo
+	return len(c.targets) > 0, leaveConsole
 }
 
 // closeAll closes what is there of the targets now.

@@ -21,7 +21,7 @@ import (
 
 // Names are looked up all at once, and nobody waits for a resolver that is silent: what it
 // says later is used then.
-func TestCutterWaitsForNoResolver(t *testing.T) {
+func TestConnCloserWaitsForNoResolver(t *testing.T) {
 	speak := make(chan struct{})
 	asked := make(chan string, 100)
 	c := NewConnCloser(config.Config{}, zerolog.Nop())

@@ -46,8 +46,8 @@ func FuzzHAProxy(f *testing.F) {
 			shards[id] = ShardRoute{Route: k.Route, Index: k.ModifyIndex, First: k.First, Confirmed: k.Confirmed}
 		}
 		views, _ := View(c, shards, pgbouncer.Version{})
-		feed := newTemplateData(nil)
-		defer feed.close()
+		data := newTemplateData(nil)
+		defer data.close()
 		// Every member's key that the template asks for holds the same.
 		for _, v := range views {
 			ports := map[string]memberPort{}
@@ -55,10 +55,10 @@ func FuzzHAProxy(f *testing.F) {
 				ports[m.Name] = portOf(m.Name, []byte(member))
 			}
 			d := newMemberPorts(v)
-			feed.brain.Remember(d, ports)
-			feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
+			data.brain.Remember(d, ports)
+			data.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
 		}
-		r := &Renderer{config: c, data: feed, label: templates.HAProxy}
+		r := &Renderer{config: c, data: data, label: templates.HAProxy}
 		text, err := r.Render(source, views, pgbouncer.Version{})
 		if err != nil {
 			t.Fatalf("%q %q %q: %v", id, route, member, err)

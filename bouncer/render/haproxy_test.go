@@ -31,15 +31,15 @@ func haproxyOf(t *testing.T, api int, leaders ...cluster.RouteMember) string {
 		known[config.ShardID(fmt.Sprintf("service/s%d", i))] = ShardRoute{Route: cluster.Route{Leader: m}}
 	}
 	var c config.Config
-	feed := newTemplateData(nil)
-	t.Cleanup(feed.close)
+	data := newTemplateData(nil)
+	t.Cleanup(data.close)
 	views, _ := View(c, known, pgbouncer.Version{})
 	for _, v := range views {
 		d := newMemberPorts(v)
-		feed.brain.Remember(d, map[string]memberPort{v.Route.Leader.Name: {port: api}})
-		feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
+		data.brain.Remember(d, map[string]memberPort{v.Route.Leader.Name: {port: api}})
+		data.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
 	}
-	r := &Renderer{config: c, data: feed, label: templates.HAProxy}
+	r := &Renderer{config: c, data: data, label: templates.HAProxy}
 	text, err := r.Render(source, views, pgbouncer.Version{})
 	testkit.Must(t, err)
 	return string(text)

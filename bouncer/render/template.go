@@ -26,7 +26,7 @@ var ErrWaiting = errors.New("waiting for data")
 
 // Renderer makes the text of pgbouncer.ini. It runs consul-template's template
 // engine itself, because what is rendered must be checked before it is
-// written; the data that a template asks for comes from feed.
+// written; the data that a template asks for is templateData's.
 type Renderer struct {
 	config config.Config
 	data   *templateData

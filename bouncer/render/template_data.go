@@ -16,21 +16,21 @@ import (
 )
 
 const (
-	// feedWait is how long a blocking query for a template's data lasts.
-	feedWait = time.Minute
-	// feedBound is how long Consul may take for an answer that has not to wait for a
+	// dataWait is how long a blocking query for a template's data lasts.
+	dataWait = time.Minute
+	// dataBound is how long Consul may take for an answer that has not to wait for a
 	// change; after that another address is asked.
-	feedBound = 5 * time.Second
-	// feedPace is the shortest time between two queries for the same data.
-	feedPace = 100 * time.Millisecond
-	// feedRetry is the longest pause after an error.
-	feedRetry = 10 * time.Second
+	dataBound = 5 * time.Second
+	// dataPace is the shortest time between two queries for the same data.
+	dataPace = 100 * time.Millisecond
+	// dataRetry is the longest pause after an error.
+	dataRetry = 10 * time.Second
 	// pollPace is how often data is looked at that is not waited for, polls how many
 	// connections that may take.
 	pollPace = 30 * time.Second
 	polls    = 4
-	// feedGrace is how long close waits for queries under way.
-	feedGrace = time.Second
+	// dataGrace is how long close waits for queries under way.
+	dataGrace = time.Second
 )
 
 // templateData brings the data that templates ask for by consul-template's functions
@@ -63,7 +63,7 @@ type followed struct {
 	err        error
 }
 
-// newTemplateData makes a feed; clients are needed at the first use only.
+// newTemplateData makes one; clients are needed at the first use only.
 func newTemplateData(clients *templateClients) *templateData {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &templateData{
@@ -110,7 +110,7 @@ func (i *followed) stop() {
 // bouncer uses; at those after it when that one does not answer.
 func (f *templateData) fetch(ctx context.Context, item *followed) {
 	var index uint64
-	pause, passed := feedPace, 0
+	pause, passed := dataPace, 0
 	ports, polled := item.dependency.(memberPorts)
 	var before any
 	for ctx.Err() == nil {
@@ -136,9 +136,9 @@ func (f *templateData) fetch(ctx context.Context, item *followed) {
 		}
 		switch {
 		case moved:
-			pause, passed = feedPace, 0
+			pause, passed = dataPace, 0
 		case err != nil:
-			pause = min(2*pause, feedRetry)
+			pause = min(2*pause, dataRetry)
 			if item.dependency.Type() == dependency.TypeConsul && consul.NoAnswer(err) {
 				passed++
 			}
@@ -150,14 +150,14 @@ func (f *templateData) fetch(ctx context.Context, item *followed) {
 			}
 			pause = f.pollPace
 		case meta.LastIndex < index:
-			index, pause = 0, feedPace
+			index, pause = 0, dataPace
 		default:
 			// A key that is awaited (BlockOnNil) has not come as long as it is nil.
 			if changed := meta.LastIndex != index; changed && (data != nil || !meta.BlockOnNil) {
 				f.brain.Remember(item.dependency, data)
 				f.notify()
 			}
-			index, pause = meta.LastIndex, feedPace
+			index, pause = meta.LastIndex, dataPace
 		}
 		select {
 		case <-time.After(pause/2 + rand.N(pause)):
@@ -185,7 +185,7 @@ func (f *templateData) ask(ctx context.Context, d dependency.Dependency, index u
 	}
 	answered := make(chan answer, 1)
 	f.fetched.Go(func() {
-		options := &dependency.QueryOptions{WaitIndex: index, WaitTime: feedWait, Datacenter: f.clients.config.Consul.DC}
+		options := &dependency.QueryOptions{WaitIndex: index, WaitTime: dataWait, Datacenter: f.clients.config.Consul.DC}
 		data, meta, err := d.Fetch(set, options)
 		answered <- answer{data, meta, err}
 	})
@@ -197,9 +197,9 @@ func (f *templateData) ask(ctx context.Context, d dependency.Dependency, index u
 			return nil, nil, ctx.Err()
 		}
 	}
-	bound := feedBound
+	bound := dataBound
 	if index > 0 {
-		bound += feedWait + feedWait/16 // Consul spreads the ends of waits
+		bound += dataWait + dataWait/16 // Consul spreads the ends of waits
 	}
 	late := time.NewTimer(bound)
 	defer late.Stop()
@@ -239,7 +239,7 @@ func (f *templateData) lastErr() string {
 
 // close stops everything. A query that Consul holds cannot be cut short by way
 // of consul-template's interface: it is waited for only briefly, and ends by
-// itself within feedWait without touching anything.
+// itself within dataWait without touching anything.
 func (f *templateData) close() {
 	f.cancel()
 	f.mu.Lock()
@@ -252,7 +252,7 @@ func (f *templateData) close() {
 	go func() { f.fetched.Wait(); close(ended) }()
 	select {
 	case <-ended:
-	case <-time.After(feedGrace):
+	case <-time.After(dataGrace):
 	}
 	if f.clients != nil {
 		f.clients.close()

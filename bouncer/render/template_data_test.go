@@ -70,22 +70,22 @@ func TestTemplatesFollowTokenAndAddresses(t *testing.T) {
 	pool, err := consul.NewPool(clients)
 	testkit.Must(t, err)
 	defer pool.Close()
-	feed := newTemplateData(newTemplateClients(c, pool))
-	t.Cleanup(feed.close)
+	data := newTemplateData(newTemplateClients(c, pool))
+	t.Cleanup(data.close)
 	key, err := dependency.NewKVGetQuery("k")
 	testkit.Must(t, err)
-	testkit.Must(t, feed.follow([]dependency.Dependency{key}))
+	testkit.Must(t, data.follow([]dependency.Dependency{key}))
 	await := func(when, want string) {
 		t.Helper()
 		limit := time.After(30 * time.Second)
 		for {
-			if got, _ := feed.brain.Recall(key); got == want {
+			if got, _ := data.brain.Recall(key); got == want {
 				return
 			}
 			select {
-			case <-feed.news:
+			case <-data.news:
 			case <-limit:
-				t.Fatalf("%s: the template has no %q: %s", when, want, feed.lastErr())
+				t.Fatalf("%s: the template has no %q: %s", when, want, data.lastErr())
 			}
 		}
 	}
@@ -122,15 +122,15 @@ func TestTemplatesPassADeafAddress(t *testing.T) {
 	pool, err := consul.NewPool(clients)
 	testkit.Must(t, err)
 	defer pool.Close()
-	feed := newTemplateData(newTemplateClients(c, pool))
-	t.Cleanup(feed.close)
+	data := newTemplateData(newTemplateClients(c, pool))
+	t.Cleanup(data.close)
 	key, err := dependency.NewKVGetQuery("k")
 	testkit.Must(t, err)
-	testkit.Must(t, feed.follow([]dependency.Dependency{key}))
+	testkit.Must(t, data.follow([]dependency.Dependency{key}))
 	select {
-	case <-feed.news:
+	case <-data.news:
 	case <-time.After(30 * time.Second):
-		t.Fatalf("no data: %s", feed.lastErr())
+		t.Fatalf("no data: %s", data.lastErr())
 	}
 }
 

@@ -75,10 +75,10 @@ func goldenViews(c config.Config) []*Shard {
 
 func TestRenderGolden(t *testing.T) {
 	c := testConfig(t)
-	feed := newTemplateData(nil)
-	defer feed.close()
+	data := newTemplateData(nil)
+	defer data.close()
 	views := goldenViews(c)
-	r := &Renderer{config: c, data: feed}
+	r := &Renderer{config: c, data: data}
 	source, err := r.Template()
 	if err != nil {
 		t.Fatal(err)
@@ -112,13 +112,13 @@ func TestRenderGolden(t *testing.T) {
 // just started knows none for a moment.
 func TestFileOfNoShardWaits(t *testing.T) {
 	c := testConfig(t)
-	feed := newTemplateData(nil)
-	defer feed.close()
+	data := newTemplateData(nil)
+	defer data.close()
 	source, err := templates.Read(templates.HAProxy)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Renderer{config: c, data: feed, label: templates.HAProxy}
+	r := &Renderer{config: c, data: data, label: templates.HAProxy}
 	if text, err := r.Render(source, nil, pgbouncer.Version{}); !errors.Is(err, ErrWaiting) {
 		t.Errorf("%v, rendered %s", err, text)
 	}
@@ -144,14 +144,14 @@ func TestHAProxyPortsStay(t *testing.T) {
 	orders := map[config.ShardID]ShardRoute{"service/orders": {Route: routeTo("10.0.0.1")}}
 	both := map[config.ShardID]ShardRoute{"service/orders": {Route: routeTo("10.0.0.1")}, "db/users": {Route: routeTo("10.0.1.1")}}
 	for name, known := range map[string]map[config.ShardID]ShardRoute{"both are known": both, "the other one is not": orders} {
-		feed := newTemplateData(nil)
-		defer feed.close()
-		r := &Renderer{config: c, data: feed, label: templates.HAProxy}
+		data := newTemplateData(nil)
+		defer data.close()
+		r := &Renderer{config: c, data: data, label: templates.HAProxy}
 		views, _ := View(c, known, pgbouncer.Version{})
 		for _, v := range views {
 			d := newMemberPorts(v)
-			feed.brain.Remember(d, map[string]memberPort{})
-			feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
+			data.brain.Remember(d, map[string]memberPort{})
+			data.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
 		}
 		text, err := r.Render(source, views, pgbouncer.Version{})
 		if err != nil {
@@ -179,14 +179,14 @@ func TestRefusedValuesAreNotTold(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		feed := newTemplateData(nil)
-		defer feed.close()
-		feed.brain.Remember(key, password)
-		feed.brain.Remember(list, []*dependency.KeyPair{{Path: "secret/pooler", Key: "pooler", Value: password}})
+		data := newTemplateData(nil)
+		defer data.close()
+		data.brain.Remember(key, password)
+		data.brain.Remember(list, []*dependency.KeyPair{{Path: "secret/pooler", Key: "pooler", Value: password}})
 		for _, d := range []dependency.Dependency{key, list} {
-			feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
+			data.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
 		}
-		r := &Renderer{config: testConfig(t), data: feed}
+		r := &Renderer{config: testConfig(t), data: data}
 		if text, err := r.Render([]byte(source), nil, pgbouncer.Version{}); err == nil || strings.Contains(err.Error(), "horse") || strings.Contains(err.Error(), "battery") {
 			t.Errorf("%s: %q, %v", source, text, err)
 		}
@@ -201,9 +201,9 @@ func TestPeers(t *testing.T) {
 	if _, err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	feed := newTemplateData(nil)
-	defer feed.close()
-	r := &Renderer{config: c, data: feed}
+	data := newTemplateData(nil)
+	defer data.close()
+	r := &Renderer{config: c, data: data}
 	source, err := r.Template()
 	if err != nil {
 		t.Fatal(err)

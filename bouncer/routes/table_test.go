@@ -37,7 +37,7 @@ func testPair(t *testing.T, key string, index uint64, r cluster.Route) Pair {
 	return Pair{Key: key, Value: value, ModifyIndex: index}
 }
 
-func TestBook(t *testing.T) {
+func TestTableTakesIn(t *testing.T) {
 	const s1, s2 = "lictor/routes/service/s1", "lictor/routes/service/s2"
 	p := func(key string, index uint64, host string) Pair { return testPair(t, key, index, testRoute(host)) }
 	foreign := testRoute("c")
@@ -152,7 +152,7 @@ func TestBook(t *testing.T) {
 	}
 }
 
-func TestBookReportsOnce(t *testing.T) {
+func TestTableReportsOnce(t *testing.T) {
 	b := NewTable(config.Config{})
 	bad := Answer{Pairs: []Pair{{"lictor/routes/service/s1", []byte("{"), 1, 0}}, KnownLeader: true}
 	if out := b.Merge(bad); len(out.News) != 1 || len(out.Solved) != 0 {
@@ -173,7 +173,7 @@ func TestBookReportsOnce(t *testing.T) {
 	}
 }
 
-func TestBookServesConfiguredShardsOnly(t *testing.T) {
+func TestTableServesConfiguredShardsOnly(t *testing.T) {
 	b := NewTable(config.Config{Shards: []config.Shard{{Scope: "s1", Namespace: "service"}}})
 	b.Merge(Answer{KnownLeader: true, Pairs: []Pair{
 		testPair(t, "lictor/routes/service/s1", 1, testRoute("a")), testPair(t, "lictor/routes/service/s2", 1, testRoute("b")),

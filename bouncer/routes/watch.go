@@ -98,7 +98,7 @@ func (w *Watcher) Watch(ctx context.Context) {
 			if err != nil || next <= index {
 				return next, err
 			}
-			return w.list(ctx, prefix, 0, w.settle(ctx, prefix, next))
+			return w.list(ctx, prefix, 0, w.awaitQuiet(ctx, prefix, next))
 		}
 		return w.list(ctx, prefix, index, 0)
 	})
@@ -188,11 +188,11 @@ func (w *Watcher) awaitChange(ctx context.Context, prefix string, index uint64) 
 	return next, err
 }
 
-// settle waits for what is worth to be waited for before the list of all routes is read: for
+// awaitQuiet waits for what is worth to be waited for before the list of all routes is read: for
 // the changes that come with the one of index, and while the route that has changed is brought to
 // PgBouncer, if its agent has told of it and it was read by itself: the list may have more news,
 // but not of that one. It returns the index that was reached.
-func (w *Watcher) settle(ctx context.Context, prefix string, index uint64) (reached uint64) {
+func (w *Watcher) awaitQuiet(ctx context.Context, prefix string, index uint64) (reached uint64) {
 	index, rested := w.gather(ctx, prefix, index, pokePatience)
 	if !rested || !w.poked.has(prefix, index) {
 		return index

@@ -1,5 +1,11 @@
 // Package pgbouncer talks to a PgBouncer: its admin console (SHOW, RELOAD,
-// PAUSE, RESUME, ...) and its configuration file.
+// PAUSE, RESUME, ...) and its files.
+//
+//	client.go    a connection to the console
+//	commands.go  what is asked and told there
+//	ini.go       pgbouncer.ini, as PgBouncer reads it
+//	options.go   the options of databases and users, by version
+//	userlist.go  the file of users
 //
 // The console is a PostgreSQL server of its own that knows the simple query
 // protocol only and executes one command of a connection at a time. Result
