@@ -56,8 +56,8 @@ type fileWriter struct {
 	// answered reports whether Consul has said which routes there are, since the start.
 	answered func() bool
 	refusal  refusal // the last one
-	users     []byte  // the file of users as it was written last, for whom somebody has removed it
-	commands  *rate.Limiter
+	users    []byte  // the file of users as it was written last, for whom somebody has removed it
+	commands *rate.Limiter
 	// due: what was written has not taken effect yet. keepDue writes that down: a command that is not run
 	// before this bouncer ends is for the next one.
 	due     bool

@@ -322,7 +322,9 @@ func (p *presence) leave(ctx context.Context) {
 
 // samePresence reports whether two configurations have one key in one Consul, as far as can be told.
 func samePresence(a, b config.Config) bool {
-	addresses := func(c config.Config) []string { return append([]string{c.Consul.URL + c.Consul.Host}, c.Consul.Hosts...) }
+	addresses := func(c config.Config) []string {
+		return append([]string{c.Consul.URL + c.Consul.Host}, c.Consul.Hosts...)
+	}
 	return a.Name == b.Name && a.Keys().Bouncers() == b.Keys().Bouncers() && a.Consul.DC == b.Consul.DC && a.Consul.Node == b.Consul.Node &&
 		slices.ContainsFunc(addresses(a), func(address string) bool { return address != "" && slices.Contains(addresses(b), address) })
 }

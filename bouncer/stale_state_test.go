@@ -76,8 +76,10 @@ func TestStaleStateMovesNobody(t *testing.T) {
 // Of the state file and PgBouncer's file the one counts that is of the later timeline.
 func TestStateAgainstFile(t *testing.T) {
 	dir := t.TempDir()
-	c := config.Config{Name: "b1", RoutesPrefix: "p", Listen: "127.0.0.1:0", ConnectAddress: "127.0.0.1:1", Consul: settings.Consul{Host: "127.0.0.1:1"},
-		PgBouncer: config.PgBouncer{Config: filepath.Join(dir, "pgbouncer.ini"), Admin: dir + ":6432"}}
+	c := config.Config{
+		Name: "b1", RoutesPrefix: "p", Listen: "127.0.0.1:0", ConnectAddress: "127.0.0.1:1", Consul: settings.Consul{Host: "127.0.0.1:1"},
+		PgBouncer: config.PgBouncer{Config: filepath.Join(dir, "pgbouncer.ini"), Admin: dir + ":6432"},
+	}
 	if err := c.Complete(); err != nil {
 		t.Fatal(err)
 	}
@@ -130,11 +132,13 @@ func TestStateAgainstFile(t *testing.T) {
 func TestStaleStateChangesNoFurtherFile(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
-	c := config.Config{Name: "b1", RoutesPrefix: "p", Listen: "127.0.0.1:0", ConnectAddress: "127.0.0.1:1", Consul: settings.Consul{Host: "127.0.0.1:1"},
+	c := config.Config{
+		Name: "b1", RoutesPrefix: "p", Listen: "127.0.0.1:0", ConnectAddress: "127.0.0.1:1", Consul: settings.Consul{Host: "127.0.0.1:1"},
 		PgBouncer: config.PgBouncer{Config: path("pgbouncer.ini"), Admin: dir + ":6432"},
 		Files: []config.File{
 			{Template: path("routes.ctmpl"), Path: path("there")}, {Template: path("routes.ctmpl"), Path: path("absent")}, {Template: path("other.ctmpl"), Path: path("other")},
-		}}
+		},
+	}
 	if err := c.Complete(); err != nil {
 		t.Fatal(err)
 	}
