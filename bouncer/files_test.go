@@ -247,6 +247,7 @@ func keptFile(t *testing.T, dir string) (k *fileWriter, state *stateWriter, chan
 	table := routes.NewTable(c)
 	state = &stateWriter{config: c, table: table, wake: make(chan struct{}, 1), due: saved.Due, kept: !saved.isEmpty()}
 	k = newFileWriters(c, zerolog.Nop(), table, &processes{}, nil, state)[0]
+	k.answered = func() bool { return true }
 	t.Cleanup(k.renderer.Close)
 	return k, state, func(text string) {
 			if err := os.WriteFile(path("own.ctmpl"), []byte(text), 0o600); err != nil {
