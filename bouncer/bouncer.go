@@ -151,7 +151,7 @@ func runUntilChanged(
 		return changed != nil && parent.Err() == nil && samePresence(c, *changed)
 	}
 	if c.Web {
-		if b.api.page, err = page(c, b.api.access); err != nil {
+		if b.api.page, err = page(c, pageAccess(c)); err != nil {
 			return nil, fmt.Errorf("the fleet page (web): %w", err)
 		}
 	}

@@ -250,10 +250,15 @@ func reply(w http.ResponseWriter, code int, body any) {
 const remedy = "without authentication, verify_client or allowlist in bouncer.yml this is taken from root and the bouncer's user on its own host only"
 
 // accessOf says who may drain and undrain.
-func accessOf(c config.Config) httpserver.Access {
+func accessOf(c config.Config) httpserver.Access { return accessBy(c, c.Authentication) }
+
+// pageAccess says who may read the fleet page.
+func pageAccess(c config.Config) httpserver.Access { return accessBy(c, c.WebLogin()) }
+
+func accessBy(c config.Config, login config.Credentials) httpserver.Access {
 	auth, _ := c.ClientAuth() // a wrong one has been refused
 	return httpserver.NewAccess(httpserver.AccessSettings{
-		Username: c.Authentication.Username, Password: c.Authentication.Password,
+		Username: login.Username, Password: login.Password,
 		Certificate: auth != tls.NoClientCert, Allowlist: c.Allowlist,
 		Hosts: []string{c.ConnectAddress, c.Listen}, Remedy: remedy,
 	})

@@ -146,8 +146,50 @@ func TestFleetPageAccess(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.RemoteAddr = "127.0.0.1:4711"
-		if denied := accessOf(c).CheckReader(r); denied == nil || denied.Status != http.StatusForbidden {
+		if denied := pageAccess(c).CheckReader(r); denied == nil || denied.Status != http.StatusForbidden {
 			t.Errorf("%s: %+v", name, denied)
+		}
+	}
+}
+
+// The page's own login reads the page and does nothing else, and that of who drains does not read it.
+func TestFleetPageHasALoginOfItsOwn(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) {
+		c.Web, c.Authentication = true, config.Credentials{Username: "admin", Password: "secret"}
+		c.WebAuthentication = config.Credentials{Username: "reader", Password: "open"}
+	})
+	w.page = func(c config.Config, access httpserver.Access) (Page, error) {
+		return &fakePage{c.WebNamespace, access, make(chan string, 8)}, nil
+	}
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitHealthy()
+	for _, c := range []struct {
+		method, path, user, password string
+		code                         int
+	}{
+		{http.MethodGet, "/", "reader", "open", http.StatusOK},
+		{http.MethodGet, "/", "admin", "secret", http.StatusUnauthorized},
+		{http.MethodGet, "/", "", "", http.StatusUnauthorized},
+		{http.MethodPost, "/drain", "reader", "open", http.StatusUnauthorized},
+		{http.MethodPost, "/pause?shard=s1", "reader", "open", http.StatusUnauthorized},
+		{http.MethodPost, "/drain", "admin", "secret", http.StatusOK},
+	} {
+		r, err := http.NewRequestWithContext(w.ctx, c.method, "http://"+w.config.Listen+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.user != "" {
+			r.SetBasicAuth(c.user, c.password)
+		}
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		if answer.StatusCode != c.code {
+			t.Errorf("%s %s by %q: %d", c.method, c.path, c.user, answer.StatusCode)
 		}
 	}
 }

@@ -37,6 +37,7 @@ func TestStrangers(t *testing.T) {
 		}},
 		Pooler: lab.LictorBouncer{Edit: func(_ *lab.Bouncer, config map[string]any) {
 			config["consul"].(map[string]any)["node"] = node
+			config["web"] = true // to everybody
 		}},
 	})
 	s := l.Shard(0)
@@ -44,7 +45,9 @@ func TestStrangers(t *testing.T) {
 	for name, begin := range map[string]func(ctx context.Context, targets ...string) *flood{
 		"a flood from 1 addresses":  func(ctx context.Context, targets ...string) *flood { return startFlood(ctx, 1, targets...) },
 		"a flood from 16 addresses": func(ctx context.Context, targets ...string) *flood { return startFlood(ctx, 16, targets...) },
-		"requests without end":      startRequests,
+		"requests without end": func(ctx context.Context, targets ...string) *flood {
+			return startRequests(ctx, s.Name, targets...)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := within(t)
@@ -217,10 +220,10 @@ func startFlood(ctx context.Context, sources int, targets ...string) *flood {
 
 // startRequests is strangers who ask on 32 kept connections to each API, from four addresses,
 // for what costs most, as fast as they are answered.
-func startRequests(ctx context.Context, targets ...string) *flood {
+func startRequests(ctx context.Context, scope string, targets ...string) *flood {
 	ctx, end := context.WithCancel(ctx)
 	f := &flood{end: end, began: time.Now()}
-	paths := []string{"/metrics", "/status", "/metrics/pgbouncer", "/patroni?observe", "/cluster", "/config", "/health"}
+	paths := []string{"/metrics", "/status", "/metrics/pgbouncer", "/patroni?observe", "/cluster", "/config", "/health", "/", "/live", "/shards/" + scope, "/shards/nowhere"}
 	for _, target := range targets {
 		for i := range 32 {
 			f.work.Go(func() {
@@ -230,9 +233,11 @@ func startRequests(ctx context.Context, targets ...string) *flood {
 				client := &http.Client{Transport: transport}
 				f.most.Store(max(f.most.Load(), f.held.Add(1)))
 				for n := i; ctx.Err() == nil; n++ {
-					if _, _, err := request(ctx, client, http.MethodGet, "http://"+target+paths[n%len(paths)], nil, nil); err == nil {
+					one, end := context.WithTimeout(ctx, 2*time.Second) // /live does not end
+					if _, _, err := request(one, client, http.MethodGet, "http://"+target+paths[n%len(paths)], nil, nil); err == nil || one.Err() != nil {
 						f.made.Add(1)
 					}
+					end()
 				}
 			})
 		}

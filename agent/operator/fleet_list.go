@@ -169,9 +169,6 @@ func (s *Site) listAfter(ctx context.Context, prefix, mode string, wait time.Dur
 		case response.StatusCode == http.StatusNotFound: // there is no key
 		case before.index != 0 && now.index == before.index:
 			now.pairs = before.pairs // it has waited in vain
-			if _, err := io.Copy(io.Discard, response.Body); err != nil {
-				return err
-			}
 		default:
 			if before.known == nil {
 				before.known = knownPairs(before.pairs)
@@ -212,7 +209,8 @@ func (s *Site) askConsul(ctx context.Context, prefix string, query url.Values, r
 		if err := read(response); err != nil {
 			return fmt.Errorf("reading %s: %w", prefix, err)
 		}
-		return nil
+		_, err = io.Copy(io.Discard, response.Body) // to its end, so that the connection is free
+		return err
 	})
 }
 

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -211,6 +213,50 @@ func TestShardIsShownWithoutItsEvents(t *testing.T) {
 		_, _ = w.Shard(gone, "s0001")
 		if r, remembered := w.events["s0001"]; remembered {
 			t.Errorf("%v", r.err)
+		}
+	})
+}
+
+// However many shards somebody opens, and how often: their events are read at a pace, one shard's at a
+// time, and the page's own reading of all shards waits for one of them at the most.
+func TestEventsAreReadAtAPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const shards = 100
+		w := watchOf(t, shards)
+		defer w.client.Close()
+		w.rebuild()
+		w.turn <- struct{}{}
+		var asking sync.WaitGroup
+		var unread atomic.Int64
+		for i := range shards {
+			asking.Go(func() {
+				view, found := w.Shard(t.Context(), fmt.Sprintf("s%04d", i))
+				if !found || len(view.Sheets) == 0 {
+					t.Errorf("%d: %v", i, found)
+				}
+				if strings.Contains(view.Unread, "too many ask") {
+					unread.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		own := make(chan int)
+		go func() {
+			take(t.Context(), w.turn)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			own <- len(w.events)
+		}()
+		synctest.Wait()
+		<-w.turn
+		if before := <-own; before > 1 {
+			t.Errorf("%d reads of events went before the page's own", before)
+		}
+		<-w.turn
+		asking.Wait()
+		most := eventsRate + int(eventsLimit.Seconds()*eventsRate)
+		if n := len(w.events); n == 0 || n > most || int(unread.Load()) != shards-n {
+			t.Errorf("the events of %d shards were read, of %d not; want %d at the most", n, unread.Load(), most)
 		}
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	consulapi "github.com/hashicorp/consul/api"
+	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -28,8 +29,10 @@ type FleetWatch struct {
 	site    *Site
 	client  *api.Client
 	zoneTag string
-	// turn holds one while the third question is open.
-	turn chan struct{}
+	// turn holds one while the third question is open. Of those who want a shard's events only who has
+	// eventsTurn waits for it: one at the most is in front of the shards' keys.
+	turn, eventsTurn chan struct{}
+	eventsPace       *rate.Limiter
 	// dirty holds one while something has been read that is not in the state yet.
 	dirty chan struct{}
 
@@ -72,8 +75,10 @@ const (
 	watchWait, shardsWait = 2 * time.Second, time.Second
 	// shardsRest is how long the shards' keys are left alone after an answer, more than twice as long
 	// as it took if that is longer: at a thousand shards a third of a processor at the most, here
-	// and at Consul.
-	shardsRest = 250 * time.Millisecond
+	// and at Consul, however many look.
+	shardsRest = time.Second
+	// leadersRest is how long leaders are not asked while no shard is known.
+	leadersRest = 250 * time.Millisecond
 	// failedRest is the same after an error.
 	failedRest = time.Second
 	// idleRest is the same while nobody looks.
@@ -83,7 +88,9 @@ const (
 	leadersEvery, leadersLimit = 10 * time.Second, 2 * time.Second
 	// eventsFor is how long a shard's events are not read again, eventsLimit how long reading them may
 	// take: who asks for a shard gets all the rest of it.
-	eventsFor, eventsLimit = 2 * time.Second, 4 * time.Second
+	eventsFor, eventsLimit = 2 * time.Second, 2 * time.Second
+	// eventsRate is how many shards' events are read a second, whoever asks for how many.
+	eventsRate = 8
 )
 
 // WatchFleet makes a watch; Run has it read. zoneTag is the tag that names a member's zone.
@@ -93,7 +100,7 @@ func WatchFleet(site *Site, zoneTag string) (*FleetWatch, error) {
 		return nil, err
 	}
 	return &FleetWatch{
-		site: site, client: client, zoneTag: zoneTag, turn: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
+		site: site, client: client, zoneTag: zoneTag, turn: make(chan struct{}, 1), eventsTurn: make(chan struct{}, 1), eventsPace: rate.NewLimiter(eventsRate, eventsRate), dirty: make(chan struct{}, 1),
 		answers: map[string]answer{}, words: map[string]leaderWords{}, events: map[string]readEvents{},
 		changed: make(chan struct{}), looked: make(chan struct{}),
 	}, nil
@@ -210,7 +217,7 @@ func (w *FleetWatch) ask(ctx context.Context, prefix string, before answer) (now
 	wait, shards := watchWait, prefix == w.prefixes()[0]
 	if shards {
 		wait = shardsWait
-		if !w.take(ctx) {
+		if !take(ctx, w.turn) {
 			return before
 		}
 		defer func() { <-w.turn }()
@@ -228,9 +235,9 @@ func (w *FleetWatch) ask(ctx context.Context, prefix string, before answer) (now
 	return now
 }
 
-func (w *FleetWatch) take(ctx context.Context) bool {
+func take(ctx context.Context, turn chan<- struct{}) bool {
 	select {
-	case w.turn <- struct{}{}:
+	case turn <- struct{}{}:
 		return true
 	case <-ctx.Done():
 		return false
@@ -348,7 +355,7 @@ func (w *FleetWatch) keepAsking(ctx context.Context) {
 			f.shards = append(f.shards, s)
 		}
 		if pause = leadersEvery; len(f.shards) == 0 {
-			pause = shardsRest
+			pause = leadersRest
 			continue
 		}
 		f.askLeaders(ctx, w.client, leadersLimit)
@@ -361,6 +368,13 @@ func (w *FleetWatch) keepAsking(ctx context.Context) {
 		w.mu.Unlock()
 		w.markDirty()
 	}
+}
+
+// Has reports whether there is a shard of that name.
+func (w *FleetWatch) Has(scope string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.built[scope] != nil
 }
 
 // Shard is all that is known of one shard; false: there is none of that name.
@@ -407,10 +421,15 @@ func (w *FleetWatch) eventsOf(ctx context.Context, scope string) (events.Log, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, eventsLimit)
 	defer cancel()
-	if !w.take(ctx) {
-		return events.Log{}, fmt.Errorf("waiting for Consul: %w", ctx.Err())
+	if err := w.eventsPace.Wait(ctx); err != nil {
+		return events.Log{}, fmt.Errorf("too many ask for shards just now: %w", err)
 	}
-	defer func() { <-w.turn }()
+	for _, turn := range []chan struct{}{w.eventsTurn, w.turn} {
+		if !take(ctx, turn) {
+			return events.Log{}, fmt.Errorf("waiting for Consul: %w", ctx.Err())
+		}
+		defer func() { <-turn }()
+	}
 	if r, found := recent(); found { // who had the turn before has read them
 		return r.log, r.err
 	}

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"io/fs"
 	"net/http"
+	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -28,6 +30,8 @@ const (
 	// again. (It does not bound a message: a thousand shards over a slow line would begin anew for ever.)
 	writeLimit = 10 * time.Second
 	writePart  = 32 << 10
+	// mostLookers is how many streams are open at the most, lookersFrom how many of them go to one address.
+	mostLookers, lookersFrom = 128, 64
 )
 
 // Server serves the page at an address of its own, for `lictor web`.
@@ -71,6 +75,8 @@ type Page struct {
 	watch   *operator.FleetWatch
 	access  httpserver.Access
 	stream  stream
+	lookers lookers
+	shards  sharedShards
 	handler http.Handler
 	// ending is closed when Run ends: streams last until then.
 	ending chan struct{}
@@ -95,7 +101,9 @@ func NewPage(settings operator.Settings, zoneTag string, access httpserver.Acces
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(static))
 	mux.HandleFunc("GET /live", p.live)
-	mux.HandleFunc("GET /shards/{name}", p.shard)
+	mux.HandleFunc("GET /shards/{name}", func(w http.ResponseWriter, r *http.Request) {
+		p.shards.of(r.PathValue("name"), p.watch.Has, p.shard).ServeHTTP(w, r)
+	})
 	mux.HandleFunc("GET /runbooks/{name}", runbook)
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { reply(w, map[string]string{"version": version}) })
 	p.handler = mux
@@ -136,6 +144,13 @@ func protect(h http.Header) {
 
 // live tells a browser of the fleet as it is and of each change, until it leaves.
 func (p *Page) live(w http.ResponseWriter, r *http.Request) {
+	leave, ok := p.lookers.enter(httpserver.Source(r))
+	if !ok {
+		w.Header().Set("Retry-After", "10")
+		http.Error(w, "too many look on already", http.StatusServiceUnavailable)
+		return
+	}
+	defer leave()
 	defer p.watch.Look()()
 	conn := http.NewResponseController(w)
 	if err := conn.SetReadDeadline(time.Time{}); err != nil { // that of a request, which this one outlasts
@@ -174,6 +189,58 @@ func (p *Page) live(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// lookers are those who have a stream open. The zero value is ready to be used.
+type lookers struct {
+	mu   sync.Mutex
+	all  int
+	from map[netip.Addr]int
+}
+
+// enter takes one more in, unless there are too many; leave lets it go.
+func (l *lookers) enter(source netip.Addr) (leave func(), ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all >= mostLookers || l.from[source] >= lookersFrom {
+		return nil, false
+	}
+	if l.from == nil {
+		l.from = map[netip.Addr]int{}
+	}
+	l.all++
+	l.from[source]++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.all--
+		if l.from[source]--; l.from[source] == 0 {
+			delete(l.from, source)
+		}
+	}, true
+}
+
+// sharedShards have one answer made for all who ask for the same shard. The zero value is ready to be used.
+type sharedShards struct {
+	mu  sync.Mutex
+	all map[string]*httpserver.Shared // as many as there are shards
+}
+
+// of is what answers for a shard: handle, for one request at a time, where there is such a shard.
+func (s *sharedShards) of(name string, exists func(string) bool, handle http.HandlerFunc) http.Handler {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !exists(name) {
+		delete(s.all, name)
+		return handle
+	}
+	if s.all == nil {
+		s.all = map[string]*httpserver.Shared{}
+	}
+	if s.all[name] == nil {
+		s.all[name] = httpserver.NewShared(handle)
+	}
+	return s.all[name]
 }
 
 // send writes a message part by part.

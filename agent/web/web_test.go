@@ -5,14 +5,19 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -289,4 +294,80 @@ func TestStreamEndsWithTheServer(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Error("the server does not end")
 	}
+}
+
+// Streams are for so many, and for half as many of one address: one address keeps nobody out.
+func TestLookersAreLimited(t *testing.T) {
+	s := serve(t, "{}")
+	addr := func(host byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, host}) }
+	look := func(from string) *httptest.ResponseRecorder {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1/live", nil)
+		r.RemoteAddr = from
+		w := httptest.NewRecorder() // which cannot be kept open, so that who is let in is told so
+		s.page.ServeHTTP(w, r)
+		return w
+	}
+	var leave []func()
+	for i := range mostLookers {
+		one, ok := s.page.lookers.enter(addr(byte(1 + i/lookersFrom)))
+		if !ok {
+			t.Fatalf("the %dth is turned away", i+1)
+		}
+		leave = append(leave, one)
+		if i == lookersFrom-1 {
+			if w := look("10.0.0.1:4711"); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+				t.Errorf("one address has all: %d", w.Code)
+			}
+			if w := look("10.0.0.2:4711"); !strings.Contains(w.Body.String(), "cannot be kept open") {
+				t.Errorf("another address: %d %s", w.Code, w.Body)
+			}
+		}
+	}
+	if w := look("10.0.0.3:4711"); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("one more than there may be: %d", w.Code)
+	}
+	for _, one := range leave {
+		one()
+	}
+	if w := look("10.0.0.1:4711"); !strings.Contains(w.Body.String(), "cannot be kept open") || s.page.lookers.all != 0 || len(s.page.lookers.from) != 0 {
+		t.Errorf("when all have left: %d %s, %+v", w.Code, w.Body, s.page.lookers.from)
+	}
+}
+
+// All who ask for one shard get one answer, and a name that is none of a shard leaves nothing behind.
+func TestShardsAnswersAreShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var shards sharedShards
+		there := map[string]bool{"/shards/a": true, "/shards/b": true}
+		exists := func(name string) bool { return there[name] }
+		made, begin := atomic.Int64{}, make(chan struct{})
+		handle := func(w http.ResponseWriter, r *http.Request) {
+			made.Add(1)
+			<-begin
+			fmt.Fprint(w, r.URL.Path)
+		}
+		var asking sync.WaitGroup
+		for i := range 50 {
+			asking.Go(func() {
+				path := []string{"/shards/a", "/shards/b"}[i%2]
+				w := httptest.NewRecorder()
+				shards.of(path, exists, handle).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+				if w.Body.String() != path {
+					t.Errorf("%s: %s", path, w.Body)
+				}
+			})
+		}
+		synctest.Wait()
+		close(begin)
+		asking.Wait()
+		if n := made.Load(); n != 4 { // the first of each shard, and all who came meanwhile
+			t.Errorf("%d answers for 50 who asked", n)
+		}
+		shards.of("/shards/nowhere", exists, handle)
+		delete(there, "/shards/a")
+		shards.of("/shards/a", exists, handle)
+		if len(shards.all) != 1 {
+			t.Errorf("%d are remembered, of one shard", len(shards.all))
+		}
+	})
 }

@@ -59,9 +59,12 @@ type Config struct {
 	// empty: every one that has the password.
 	Allowlist []string `mapstructure:"allowlist"`
 	// Web has listen serve the fleet page as well, as `lictor web` does: all shards, read only. To
-	// read it takes what authentication and verify_client (optional, too) ask for, from where
-	// allowlist says; without them everybody who reaches listen reads it.
+	// read it takes what web_authentication, or else authentication, and verify_client (optional, too)
+	// ask for, from where allowlist says; without them everybody who reaches listen reads it.
 	Web bool `mapstructure:"web"`
+	// WebAuthentication is what browsers have to show for the fleet page: it opens nothing else.
+	// Default: authentication, with which drain and pause are allowed, too.
+	WebAuthentication Credentials `mapstructure:"web_authentication"`
 	// WebNamespace is the namespace in Consul of which the fleet page shows the shards. Default: that
 	// of shards, or service.
 	WebNamespace string `mapstructure:"web_namespace"`
@@ -189,7 +192,7 @@ type File struct {
 
 // Credentials are a user name and its password.
 type Credentials struct {
-	// Username is the name to log in with for drain and undrain.
+	// Username is the name to log in with.
 	Username string `mapstructure:"username"`
 	// Password is its password.
 	Password string `mapstructure:"password"`

@@ -164,6 +164,8 @@ func TestBadConfig(t *testing.T) {
 		"no certificate":                    {"listen:", "certfile: /none\nlisten:", "certfile: cannot be used"},
 		"no authority":                      {"listen:", "cafile: /none\nlisten:", "cafile: cannot be used"},
 		"the page's namespace, no page":     {"listen:", "web_namespace: db\nlisten:", "web_namespace: \"db\": has no effect: set web as well"},
+		"the page's login, no page":         {"listen:", "web_authentication: {username: a, password: b}\nlisten:", "web_authentication: has no effect: set web as well"},
+		"half a login for the page":         {"listen:", "web: true\nweb_authentication: {username: a}\nlisten:", "web_authentication: username and password must be set together"},
 		"the page of two namespaces":        {"listen:", "web: true\nlisten:", "web_namespace: must be set: shards are of several namespaces (db, service), and the fleet page shows one"},
 		"the page's namespace":              {"listen:", "web: true\nweb_namespace: a//b\nlisten:", "web_namespace: \"a//b\": "},
 		"a page that is neither on nor off": {"listen:", "web: maybe\nlisten:", "web: "},
@@ -274,6 +276,7 @@ func TestWeb(t *testing.T) {
 		{"web: true\nlisten: 0.0.0.0:8009", "service", "everybody who reaches 0.0.0.0:8009 sees all shards"},
 		{"web: true\nlisten: 0.0.0.0:8009\nallowlist: [10.0.0.0/8]", "service", ""},
 		{"web: true\nlisten: 0.0.0.0:8009\nauthentication: {username: a, password: b}", "service", "browsers send the password in clear text"},
+		{"web: true\nlisten: 0.0.0.0:8009\nweb_authentication: {username: a, password: b}", "service", "browsers send the password in clear text"},
 		{"web: true\nlisten: '[::1]:8009'\nauthentication: {username: a, password: b}", "service", ""},
 	} {
 		got, warnings, err := loadText(t, base+c.text, settings.Source{})

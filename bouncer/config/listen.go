@@ -67,9 +67,22 @@ func (c Config) namespaces() (all []string) {
 	return slices.Compact(all)
 }
 
+// WebLogin is what browsers have to show for the fleet page.
+func (c Config) WebLogin() Credentials {
+	if c.WebAuthentication.Username != "" {
+		return c.WebAuthentication
+	}
+	return c.Authentication
+}
+
 // validateWeb checks what the fleet page shows.
 func (c Config) validateWeb(bad *problems) {
+	if err := cluster.CheckCredentials(c.WebAuthentication.Username, c.WebAuthentication.Password); err != nil {
+		bad.add("web_authentication", nil, "%v", err)
+	}
 	switch {
+	case !c.Web && c.WebAuthentication.Username != "":
+		bad.add("web_authentication", nil, "has no effect: set web as well")
 	case !c.Web && c.WebNamespace != "":
 		bad.add("web_namespace", c.WebNamespace, "has no effect: set web as well")
 	case !c.Web:
@@ -90,9 +103,9 @@ func (c Config) webWarnings() []cluster.Warning {
 	}
 	auth, _ := c.ClientAuth() // a wrong one has been refused
 	switch {
-	case c.Authentication.Username == "" && auth == tls.NoClientCert && len(c.Allowlist) == 0:
-		return []cluster.Warning{{Path: "web", Text: "everybody who reaches " + c.Listen + " sees all shards: set authentication, verify_client or allowlist"}}
-	case c.Authentication.Username != "" && c.CertFile == "":
+	case c.WebLogin().Username == "" && auth == tls.NoClientCert && len(c.Allowlist) == 0:
+		return []cluster.Warning{{Path: "web", Text: "everybody who reaches " + c.Listen + " sees all shards: set web_authentication, verify_client or allowlist"}}
+	case c.WebLogin().Username != "" && c.CertFile == "":
 		return []cluster.Warning{{Path: "web", Text: "browsers send the password in clear text: set certfile"}}
 	}
 	return nil

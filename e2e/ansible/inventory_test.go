@@ -3,6 +3,7 @@ package ansible
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,12 +21,20 @@ func TestWrongInventoriesAreTold(t *testing.T) {
 	for name, test := range map[string]struct {
 		host, scope, want string
 		processes         any
+		vars              map[string]any
 	}{
-		"dots":         {"db1.example.org", "orders", "host db1.example.org: names of hosts in the inventory may", 1},
-		"capitals":     {"DB1", "orders", "host DB1: names of hosts in the inventory may", 1},
-		"ends so":      {"db1-", "orders", "host db1-: names of hosts in the inventory may", 1},
-		"shard's name": {"db1", "or ders", "shard or ders: members must", 1},
-		"no process":   {"db1", "orders", "lictor_pgbouncer_processes 0: must be a whole number from 1 to 64", 0},
+		"dots":                 {"db1.example.org", "orders", "host db1.example.org: names of hosts in the inventory may", 1, nil},
+		"capitals":             {"DB1", "orders", "host DB1: names of hosts in the inventory may", 1, nil},
+		"ends so":              {"db1-", "orders", "host db1-: names of hosts in the inventory may", 1, nil},
+		"shard's name":         {"db1", "or ders", "shard or ders: members must", 1, nil},
+		"no process":           {"db1", "orders", "lictor_pgbouncer_processes 0: must be a whole number from 1 to 64", 0, nil},
+		"a page for everybody": {"db1", "orders", "lictor_bouncer_web shows all shards to everybody", 1, map[string]any{"lictor_bouncer_web": true}},
+		"a page for everybody, with other settings": {"db1", "orders", "lictor_bouncer_web shows all shards to everybody", 1, map[string]any{
+			"lictor_bouncer_web": "yes", "lictor_bouncer_extra": map[string]any{"verify_client": "none", "allowlist": []string{}},
+		}},
+		"a page with a login, and capitals": {"DB1", "orders", "host DB1: names of hosts in the inventory may", 1, map[string]any{
+			"lictor_bouncer_web": true, "lictor_bouncer_extra": map[string]any{"web_authentication": map[string]any{"username": "a", "password": "b"}},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -35,10 +44,12 @@ func TestWrongInventoriesAreTold(t *testing.T) {
 				t.Fatal(err)
 			}
 			host := map[string]any{"hosts": map[string]any{test.host: map[string]any{"ansible_host": "127.0.0.1", "ansible_port": 1}}}
+			vars := map[string]any{
+				"lictor_shards": map[string]any{test.scope: shard(5432, 8008, test.host)}, "lictor_pgbouncer_processes": test.processes,
+			}
+			maps.Copy(vars, test.vars)
 			text, err := json.Marshal(map[string]any{
-				"all": map[string]any{"vars": map[string]any{
-					"lictor_shards": map[string]any{test.scope: shard(5432, 8008, test.host)}, "lictor_pgbouncer_processes": test.processes,
-				}},
+				"all":            map[string]any{"vars": vars},
 				"consul_servers": host, "lictor_databases": host, "lictor_poolers": host,
 			})
 			if err != nil {

@@ -75,3 +75,51 @@ func TestBouncerServesThePage(t *testing.T) {
 		}
 	}
 }
+
+// With a login the bouncer shows strangers nothing of the page, whatever it is that they ask for, and the
+// page's own login does not drain.
+func TestBouncersPageAsksForALogin(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	s := newFleet(ctx, t, 2)
+	dir := t.TempDir()
+	s.startPage(ctx, "bouncer", "bouncer starts", fmt.Sprintf("listen: 127.0.0.1:%%d\nconsul: {host: %%q}\nweb: true\nweb_authentication: {username: reader, password: open}\n"+
+		"authentication: {username: admin, password: secret}\npgbouncer: {config: %s, admin: %s}\nstate_file: %s\n", filepath.Join(dir, "pgbouncer.ini"), dir+":6432", filepath.Join(dir, "state")))
+	ask := func(method, path, user, password string) (int, string) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel() // a stream is not read to its end
+		request, err := http.NewRequestWithContext(ctx, method, s.url+path, nil)
+		testkit.Must(t, err)
+		if user != "" {
+			request.SetBasicAuth(user, password)
+		}
+		answer, err := http.DefaultClient.Do(request)
+		testkit.Must(t, err)
+		defer answer.Body.Close()
+		text := make([]byte, 1<<10)
+		n, _ := answer.Body.Read(text) // what comes first is enough
+		return answer.StatusCode, string(text[:n])
+	}
+	testkit.Await(ctx, t, "the page", func() error {
+		if code, text := ask(http.MethodGet, "shards/s001", "reader", "open"); code != http.StatusOK {
+			return fmt.Errorf("%d %s", code, text)
+		}
+		return nil
+	})
+	for _, path := range []string{"", "app.js", "live", "shards/s001", "shards/nowhere", "runbooks/no-leader", "version", "nowhere"} {
+		for _, login := range [][2]string{{"", ""}, {"reader", "closed"}, {"admin", "secret"}} {
+			if code, text := ask(http.MethodGet, path, login[0], login[1]); code != http.StatusUnauthorized || strings.Contains(text, "s001") {
+				t.Errorf("GET /%s by %q: %d %s", path, login[0], code, text)
+			}
+		}
+	}
+	for _, path := range []string{"", "live"} {
+		if code, text := ask(http.MethodGet, path, "reader", "open"); code != http.StatusOK {
+			t.Errorf("GET /%s by who may read: %d %s", path, code, text)
+		}
+	}
+	if code, text := ask(http.MethodPost, "drain", "reader", "open"); code != http.StatusUnauthorized {
+		t.Errorf("the page's login drains: %d %s", code, text)
+	}
+}

@@ -2,6 +2,7 @@ package httpserver
 
 import (
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -17,6 +18,13 @@ func sourceOf(conn net.Conn) source {
 		return source{}
 	}
 	return sourceOfIP(addr.IP)
+}
+
+// Source is the address that a request comes from, as far as it costs somebody something to have
+// another one.
+func Source(r *http.Request) netip.Addr {
+	host, _, _ := net.SplitHostPort(r.RemoteAddr)
+	return sourceOfIP(net.ParseIP(host))
 }
 
 func sourceOfIP(ip net.IP) source {
