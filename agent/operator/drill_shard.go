@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/drill"
 	"github.com/lictor-ha/lictor/agent/events"
 	"github.com/lictor-ha/lictor/agent/placement"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // This file handles one real shard of a drill: the checks of evacuate before, the commands' own
@@ -306,12 +309,22 @@ func (d *shardDrill) askStart(ctx context.Context, t drillTarget) (string, error
 	if err != nil {
 		return "", errors.Join(errSilent, err)
 	}
-	for line := range strings.Lines(answer.Text) {
+	return startedBy(answer.Text)
+}
+
+// startedBy finds in an agent's metrics when it was started, in the words that they say it with.
+func startedBy(metrics string) (string, error) {
+	for line := range strings.Lines(metrics) {
 		fields := strings.Fields(line)
 		name, _, _ := strings.Cut(line, "{") // the labels name member and shard
-		if len(fields) > 1 && name == startMetric {
-			return fields[len(fields)-1], nil
+		if len(fields) < 2 || name != startMetric {
+			continue
 		}
+		said := fields[len(fields)-1]
+		if at, err := strconv.ParseFloat(said, 64); err != nil || !(at > 0) || math.IsInf(at, 0) {
+			return "", fmt.Errorf("its metrics say that it was started at %s, which is no time", printable.Quote(said))
+		}
+		return said, nil
 	}
 	return "", errors.New("its metrics do not say when it was started")
 }

@@ -136,21 +136,29 @@ type counted struct {
 // countKeys counts the keys of each shard below a prefix.
 func (s *Site) countKeys(ctx context.Context, prefix, mode string) (shards map[string]counted, head answer, err error) {
 	err = s.askConsul(ctx, prefix, url.Values{"keys": {""}, mode: {""}}, func(response *http.Response) error {
-		shards = map[string]counted{}
+		shards = nil
 		if head, err = headed(response.Header, 0); err != nil || response.StatusCode == http.StatusNotFound {
 			return err
 		}
-		return readList(response.Body, func(decoder *json.Decoder) error {
-			var key string
-			err := decoder.Decode(&key)
-			scope, rest, below := strings.Cut(strings.TrimPrefix(key, prefix), "/")
-			if c := shards[scope]; below {
-				shards[scope] = counted{c.keys + 1, c.isShard || shardKey(rest)}
-			}
-			return err
-		})
+		shards, err = countNames(response.Body, prefix)
+		return err
 	})
 	return shards, head, err
+}
+
+// countNames reads a JSON list of the names of keys.
+func countNames(body io.Reader, prefix string) (map[string]counted, error) {
+	shards := map[string]counted{}
+	err := readList(body, func(decoder *json.Decoder) error {
+		var key string
+		err := decoder.Decode(&key)
+		scope, rest, below := strings.Cut(strings.TrimPrefix(key, prefix), "/")
+		if c := shards[scope]; below {
+			shards[scope] = counted{c.keys + 1, c.isShard || shardKey(rest)}
+		}
+		return err
+	})
+	return shards, err
 }
 
 // listAfter reads all keys below a prefix once there is something newer than the answer before, or

@@ -1,11 +1,17 @@
 package postgres
 
 import (
+	"bytes"
+	"encoding/binary"
+	"hash/crc32"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
@@ -75,6 +81,56 @@ func FuzzConf(f *testing.F) {
 		all, err := (&installation{}).readConf(file)
 		if err != nil || len(all) == 0 || all[len(all)-1].Name != "last" || all[len(all)-1].Value != "x" {
 			t.Errorf("%q hides the next line: %+v %v", line, all, err)
+		}
+	})
+}
+
+// FuzzSlotFiles: a logical slot's files come from another host. What is taken of them is whole, of
+// the slot that was asked for, and leads to no other file than its snapshot.
+func FuzzSlotFiles(f *testing.F) {
+	state := func(name string, restart uint64) []byte {
+		b := make([]byte, restartLSNAt+8+40)
+		binary.NativeEndian.PutUint32(b, slotMagic)
+		binary.NativeEndian.PutUint32(b[12:], uint32(len(b)-slotHead))
+		copy(b[slotHead:slotHead+slotNameSize], name)
+		binary.NativeEndian.PutUint64(b[restartLSNAt:], restart)
+		return b
+	}
+	snapshot := binary.NativeEndian.AppendUint32(nil, snapshotMagic)
+	f.Add(state("cdc", 0x3000060), "cdc", append(snapshot, make([]byte, 60)...))
+	f.Add(state("cdc", 1<<63), "cdc", []byte{})
+	f.Add(state(strings.Repeat("x", slotNameSize), 1), strings.Repeat("x", slotNameSize), snapshot)
+	f.Add([]byte{}, "", []byte{0})
+	path := regexp.MustCompile(`^pg_logical/snapshots/[0-9A-F]{1,8}-[0-9A-F]{1,8}\.snap$`)
+	f.Fuzz(func(t *testing.T, state []byte, name string, snapshot []byte) {
+		state, snapshot = slices.Clone(state), slices.Clone(snapshot) // the fuzzer's own are not to be changed
+		for _, sum := range []bool{false, true} { // a random checksum is hardly ever right
+			for _, b := range [][]byte{state, snapshot} {
+				if sum && len(b) > slotSummed {
+					binary.NativeEndian.PutUint32(b[4:], crc32.Checksum(b[slotSummed:], crc32.MakeTable(crc32.Castagnoli)))
+				}
+			}
+			file := pg.SlotFile{Slot: cluster.Slot{Name: name}, State: state, Snapshot: snapshot}
+			if checkSnapshot(file) == nil && len(snapshot) > slotHead {
+				file.Snapshot = slices.Clone(snapshot)
+				if file.Snapshot[len(snapshot)-1] ^= 1; checkSnapshot(file) == nil {
+					t.Errorf("%x, of which the last bit was changed, is whole", file.Snapshot)
+				}
+			}
+			if checkSlotState(file) != nil {
+				continue
+			}
+			if lsn := restartLSN(file); lsn <= 0 || !path.MatchString(snapshotFile(file)) || len(name) > slotNameSize || !bytes.HasPrefix(state[slotHead:], []byte(name)) {
+				t.Errorf("%q: %x is taken, begins at %d, and has the snapshot %s", name, state, lsn, snapshotFile(file))
+			}
+			file.State = slices.Clone(state)
+			if file.State[len(state)-1] ^= 1; checkSlotState(file) == nil {
+				t.Errorf("%x, of which the last bit was changed, is whole", file.State)
+			}
+			file.State = state[:len(state)-1]
+			if checkSlotState(file) == nil {
+				t.Errorf("%x, which was cut off, is whole", file.State)
+			}
 		}
 	})
 }
