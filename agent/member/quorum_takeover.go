@@ -35,7 +35,9 @@ type quorumTakeover struct {
 	watches  Watches
 
 	// leader is who is probed; missed: that many probes in a row have failed, the first of them sent at since.
+	// host is the leader's, as its key said last: that goes with its session.
 	leader  string
+	host    string
 	missed  int
 	since   cluster.Instant
 	probing bool
@@ -80,11 +82,7 @@ func (q *quorumTakeover) on() bool { return q.Dynamic.Takeover == cluster.Takeov
 func (q *quorumTakeover) mind() {
 	if q.noted.Status != 0 && q.Detached != q.noted.Status {
 		q.free = q.Now()
-		q.postgres.DropDetachment(q.Dynamic.RetryTimeout, q.noted, func(err error) {
-			if err != nil {
-				q.Log.Warn().Err(err).Msg("the note that this member has detached could not be removed; it is void by now")
-			}
-		})
+		q.dropNote(q.noted)
 		q.noted, q.attempts, q.round = pg.Detachment{}, nil, ""
 	}
 	if !q.on() {
@@ -96,7 +94,10 @@ func (q *quorumTakeover) mind() {
 		leader = b.Owner
 	}
 	if leader != q.leader {
-		q.leader, q.missed, q.next, q.rests = leader, 0, 0, 0
+		q.leader, q.host, q.missed, q.next, q.rests = leader, "", 0, 0, 0
+	}
+	if m, found := q.Snapshot.Member(leader); found && m.OK() {
+		q.host = hostOf(m.Value)
 	}
 	if seen := q.local.PG.Observed; seen.MessageAge > 0 && q.local.Upstream == leader && q.local.PG.ObservedAt.Add(-seen.MessageAge) > q.since {
 		q.missed = 0
@@ -105,6 +106,21 @@ func (q *quorumTakeover) mind() {
 	if q.lead.LeaseState.Held(q.Now()) {
 		q.hosts.mind()
 	}
+}
+
+// dropNote drops the note of a status that is over. While it is there, this replica has no archive: so that is tried again
+// until it works, or there is another note.
+func (q *quorumTakeover) dropNote(d pg.Detachment) {
+	q.postgres.DropDetachment(q.Dynamic.RetryTimeout, d, func(err error) {
+		q.Failure("detachment", "the note that this member has detached could not be removed, and keeps the archive from PostgreSQL", err)
+		if err != nil {
+			q.After(q.retryAfter(), func() {
+				if q.noted.Status != d.Status {
+					q.dropNote(d)
+				}
+			})
+		}
+	})
 }
 
 // probe asks the leader whether it is there, again and again.
@@ -171,14 +187,13 @@ func (q *quorumTakeover) others() []cluster.Member {
 }
 
 // begin begins an attempt: the others are asked whether they miss the leader, too. One on the leader's host, or on
-// this one, is no witness.
+// this one, is no witness, nor is one that may be there.
 func (q *quorumTakeover) begin(index uint64) {
 	a := &attempt{id: q.ID(), index: index, began: q.Now()}
 	q.attempt = a
 	q.After(attemptLimit, func() {})
-	leads, _ := q.Snapshot.Member(q.leader)
 	for _, other := range q.others() {
-		if host := hostOf(other); host == q.Host || host == hostOf(leads.Value) {
+		if host := hostOf(other); host == "" || q.host == "" || host == q.Host || host == q.host {
 			continue
 		}
 		a.witnesses++

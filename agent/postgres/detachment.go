@@ -58,14 +58,18 @@ func (p *replication) KeepDetachment(_ context.Context, d Detachment) error {
 	return nil
 }
 
-// DropDetachment drops the note of a status, and lets the replica have the archive again.
+// DropDetachment drops the note of a status, and lets the replica have the archive again, also where an earlier attempt came
+// no further than to drop the note.
 func (p *replication) DropDetachment(_ context.Context, d Detachment) error {
 	content, err := p.disk.ReadFile(p.stateFile(detachmentNote))
 	var kept Detachment
-	if err != nil || json.Unmarshal(content, &kept) == nil && kept.Status != d.Status {
-		return nil //nolint:nilerr // there is none, or another one
+	switch {
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("reading the note that this member has detached: %w", err)
+	case err == nil && json.Unmarshal(content, &kept) == nil && kept.Status != d.Status:
+		return nil // another one
 	}
-	if err := p.disk.Remove(p.stateFile(detachmentNote)); err != nil {
+	if err := p.disk.Remove(p.stateFile(detachmentNote)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("dropping the note that this member has detached: %w", err)
 	}
 	if !p.Running() {
