@@ -304,6 +304,7 @@ func brokenOff(w *member.Work, err error) error {
 
 func (p inPostgres) Running() bool             { return p.pg.Running() }
 func (p inPostgres) PID() int                  { return p.pg.PID() }
+func (p inPostgres) Major() int                { return p.pg.Major() }
 func (p inPostgres) Upstream() string          { return p.pg.Upstream() }
 func (p inPostgres) ClonesWithoutLeader() bool { return p.pg.ClonesWithoutLeader() }
 func (p inPostgres) KeepsData() bool           { return p.pg.KeepsData() }

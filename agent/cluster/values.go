@@ -111,6 +111,8 @@ type MemberLictor struct {
 	// Succession: as the leader it carries on what its route succeeds, and with data that the route succeeds
 	// it does not lead. Versions of Lictor that do not tell know of no major upgrade.
 	Succession bool `json:"succession,omitempty"`
+	// Postgres is the major version of PostgreSQL whose programs it runs.
+	Postgres int `json:"postgres,omitempty"`
 }
 
 // KeepsSynced reports whether a member says that PostgreSQL itself keeps a logical slot there.

@@ -95,7 +95,7 @@ type Member struct {
 
 	hidden      bool // what runs in the data directory is not the shard's yet
 	LeavingSync bool // this standby asks the leader to do without it
-	unfit       bool // the programs are those of an upgrade that was taken back
+	unfit       bool // the programs are not those of the version that the data are of, or will be
 	// Restored: the last restore that was asked for here has come to its end; else it
 	// was undone, or is under way (RestoreUnfinished).
 	Restored bool

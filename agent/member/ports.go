@@ -82,6 +82,8 @@ type Postgres interface {
 	PID() int
 	// StartedAs is the role that the running PostgreSQL was started in; known: by us.
 	StartedAs() (primary, known bool)
+	// Major is the major version of the programs.
+	Major() int
 	// Upstream is whom a replica is set up to follow.
 	Upstream() string
 	// ClonesWithoutLeader reports whether a replica can be made though nobody leads.

@@ -42,7 +42,7 @@ func (m *Member) Value() cluster.Member {
 		Pause: m.PauseInForce() && m.GuardSupervisor.standsDown(),
 		// Always there: without it the others believe who answers at this address, unproved.
 		Lictor: &cluster.MemberLictor{
-			Problems: len(m.shell.Problems()), Config: m.Snapshot.Config.ModifyIndex, QuorumTakeover: true, Succession: true,
+			Problems: len(m.shell.Problems()), Config: m.Snapshot.Config.ModifyIndex, QuorumTakeover: true, Succession: true, Postgres: m.Postgres.Major(),
 		},
 		ScheduledRestart: m.shell.ScheduledRestart(),
 	}

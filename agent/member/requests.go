@@ -142,7 +142,11 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 		return Refused{err.Error()}
 	}
 	source := up
-	if name := m.Snapshot.CloneSource(m.Name, leader); !fromLeader && name != leader {
+	version, err := m.superseded(leader)
+	if err != nil {
+		return err
+	}
+	if name := m.Snapshot.CloneSource(m.Name, leader); !fromLeader && name != leader && version == 0 {
 		if source, err = m.upstreamOf(name); err != nil {
 			return Refused{err.Error()}
 		}
@@ -160,7 +164,7 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 		return nil
 	}
 	m.InterruptTask()
-	m.startTask(ha.TaskReinit, m.makeAnew(copyAnew{up: up, source: source, allowedBy: "POST /reinitialize", may: stays}),
+	m.startTask(ha.TaskReinit, m.makeAnew(copyAnew{up: up, source: source, allowedBy: "POST /reinitialize", version: version, may: stays}),
 		m.nowFollows(unless(cluster.NoStream(m.TagsNow()), leader)))
 	return nil
 }
@@ -170,6 +174,7 @@ type copyAnew struct {
 	// up is the shard's leader, whom it follows then; source is whom the copy is made from.
 	up, source pg.Upstream
 	allowedBy  string // who asks for it
+	version    int    // to which the shard was upgraded since; zero: it was not
 	// may says why it must not be done now; removed, if set, hears that the data are gone.
 	may     func() error
 	removed func()
@@ -210,8 +215,9 @@ func (m *Member) makeAnew(c copyAnew) step {
 			m.start(as)(w, func(failed error) { next(errors.Join(err, failed)) })
 		})
 	}, func(w *Work, next func(error)) {
-		m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: c.allowedBy}, func(err error) {
+		m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: c.allowedBy, Version: c.version}, func(err error) {
 			if err == nil {
+				m.unfit = m.unfit || c.version != 0 && c.version != m.Postgres.Major()
 				m.Stranded = ""
 				if c.removed != nil {
 					c.removed()
@@ -220,7 +226,13 @@ func (m *Member) makeAnew(c copyAnew) step {
 			next(err)
 		})
 	}, func(w *Work, next func(error)) {
-		m.Log.Info().Str("from", c.source.Name).Str("allowed_by", c.allowedBy).Msg("a copy is made anew")
-		m.Postgres.MakeReplica(w, &c.source, shard, next)
-	}, m.start(replicaOf(&c.up, noStream)))
+		if m.unfit { // an agent with the programs for it does that
+			next(nil)
+			return
+		}
+		inOrder(func(w *Work, next func(error)) {
+			m.Log.Info().Str("from", c.source.Name).Str("allowed_by", c.allowedBy).Msg("a copy is made anew")
+			m.Postgres.MakeReplica(w, &c.source, shard, next)
+		}, m.start(replicaOf(&c.up, noStream)))(w, next)
+	})
 }

@@ -25,7 +25,7 @@ func (m *Member) begin(action ha.Action) {
 		m.endHung()
 		return
 	}
-	if m.task != nil {
+	if m.task != nil || m.unfit {
 		return
 	}
 	switch act := action.(type) {

@@ -43,6 +43,26 @@ func (m *Member) BeginsAnew() bool {
 	return m.task == nil && (m.unfit || m.Upgrade.Announced(m.Snapshot.Initialize.Value) && !m.Upgrade.Fits)
 }
 
+// superseded is the major version to which the shard was upgraded since this member's data were the shard's; zero: they
+// are. An error says why it is not known.
+func (m *Member) superseded(leader string) (version int, err error) {
+	r, shard, own := m.Snapshot.Route, m.Snapshot.Initialize.Value, m.Data.SystemIdentifier
+	announced := r.OK() && own != "" && r.Value.Announces(own)
+	switch {
+	case own == "" || shard == "" || shard == own && !announced:
+		return 0, nil
+	case !r.OK() || r.Value.SystemIdentifier != shard: // they are read one after the other
+		return 0, refused("the route and the key initialize name different clusters: try again")
+	case !announced:
+		return 0, nil
+	}
+	l, found := m.Snapshot.Member(leader)
+	if !found || !l.OK() || l.Value.Lictor == nil || l.Value.Lictor.Postgres == 0 || l.Value.Role != m.PrimaryWord && l.Value.Role != cluster.RolePrimary {
+		return 0, refused("%s has been upgraded to another major version, and does not say to which, or does not serve yet", leader)
+	}
+	return l.Value.Lictor.Postgres, nil
+}
+
 // undoUpgrade takes an upgrade back. An agent that has begun anew with the new version's programs has to do so again.
 func (m *Member) undoUpgrade() {
 	fits := m.Upgrade != nil && m.Upgrade.Fits

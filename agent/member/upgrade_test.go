@@ -7,6 +7,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 const systemB = "8000000000000000002"
@@ -238,4 +239,61 @@ func TestMayUpgrade(t *testing.T) {
 		})
 		w.wantTask(ha.TaskNone)
 	}
+}
+
+// A member whose data are from before the shard's upgrade is made anew with the programs of the leader's version, by an
+// agent that begins anew; while Consul's keys do not agree nothing is done.
+func TestReinitializeAfterAnUpgrade(t *testing.T) {
+	after := func() *world {
+		w := newWorld(t)
+		w.Snapshot.Initialize.Value = systemB
+		w.Snapshot.Route.Value.SystemIdentifier, w.Snapshot.Route.Value.Succeeds = systemB, []string{systemA}
+		w.Snapshot.Members[1].Value.Lictor = &cluster.MemberLictor{Postgres: 17}
+		return w
+	}
+	for name, change := range map[string]func(w *world){
+		"the route is of before": func(w *world) {
+			w.Snapshot.Route.Value.SystemIdentifier, w.Snapshot.Route.Value.Succeeds = systemA, nil
+		},
+		"the key is of before":            func(w *world) { w.Snapshot.Initialize.Value = systemA },
+		"the route is not known":          func(w *world) { w.Snapshot.Route = cluster.Entry[cluster.Route]{} },
+		"the leader does not say to what": func(w *world) { w.Snapshot.Members[1].Value.Lictor = &cluster.MemberLictor{} },
+		"the leader does not serve yet":   func(w *world) { w.Snapshot.Members[1].Value.Role = cluster.RoleReplica },
+	} {
+		w := after()
+		change(w)
+		if err := w.Reinitialize(false, false); err == nil {
+			t.Errorf("%s: its data are made anew", name)
+		}
+	}
+	w := after()
+	if err := w.Reinitialize(false, false); err != nil {
+		t.Fatal(err)
+	}
+	w.wantTask(ha.TaskReinit)
+	w.always["Postgres.Answers"] = func(c *call) {
+		if c.args[2] != systemB {
+			t.Errorf("the leader is to have system identifier %v", c.args[2])
+		}
+		c.answer(true)
+	}
+	w.agree("Postgres.BeforeStop")
+	w.settle()
+	w.running = false
+	w.answer("Postgres.Stop")
+	w.settle()
+	remove := w.take("Postgres.RemoveForReinit")
+	if p := remove.args[0].(pg.Permission); p.Version != 17 || !p.NotLeader || !p.LeaderReachable {
+		t.Errorf("%+v", p)
+	}
+	remove.answer(nil)
+	w.settle()
+	w.none("Postgres.MakeReplica")
+	w.take("Postgres.Look").answer(Found{Data: Data{State: ha.DataEmpty}}, true)
+	w.settle()
+	if !w.BeginsAnew() {
+		t.Error("the agent goes on with the old programs")
+	}
+	w.begin(ha.Clone{From: "b"})
+	w.none("Postgres.MakeReplica")
 }

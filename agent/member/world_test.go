@@ -411,6 +411,7 @@ func (p consulPort) EndSession(limit time.Duration, session, name string, done f
 type postgresPort struct{ w *world }
 
 func (p postgresPort) Running() bool             { return p.w.running }
+func (p postgresPort) Major() int                { return 15 }
 func (p postgresPort) PID() int                  { return p.w.pid }
 func (p postgresPort) StartedAs() (bool, bool)   { return p.w.startedPrimary, p.w.startedKnown }
 func (p postgresPort) Upstream() string          { return p.w.upstream }

@@ -45,6 +45,9 @@ type Permission struct {
 	LeaderReachable bool
 	// AllowedBy names the setting or the request that asks for it.
 	AllowedBy string
+	// Version: the data are from before the shard's upgrade to that major version. They are moved aside, and a copy
+	// needs its programs. Zero: they are not.
+	Version int
 }
 
 // WantedSlot is a slot that is to be there.

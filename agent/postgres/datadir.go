@@ -429,7 +429,17 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 	if err := p.killWriters(ctx); err != nil {
 		return err
 	}
+	if p.major > p.configuredMajor { // the next run of the agent finds no data that say so
+		if err := p.noteVersion(p.major); err != nil {
+			return err
+		}
+	}
 	switch {
+	case allowed.Version != 0 && d.State == Valid:
+		if err := p.setSuperseded(ctx, allowed.Version); err != nil {
+			return fmt.Errorf("the data directory stays: %w", err)
+		}
+		return nil
 	case d.Clone && p.KeepsData():
 		p.log.Warn().Str("data_dir", p.dataDir).Str("allowed_by", allowed.AllowedBy).Msg("what an unfinished clone has left is used again")
 		return p.killMethods(ctx)

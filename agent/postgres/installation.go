@@ -32,10 +32,14 @@ type installation struct {
 	port        int
 	listenHosts string
 	major       int
-	credential  *syscall.Credential
-	disk        osuser.User // with whose rights files are touched
-	pass        []string    // names of variables that are handed on
-	log         zerolog.Logger
+	// configuredMajor is the major version of the configuration's programs, and laterBin where those of a later one are
+	// (lictor.upgrade_bin_dir).
+	configuredMajor int
+	laterBin        string
+	credential      *syscall.Credential
+	disk            osuser.User // with whose rights files are touched
+	pass            []string    // names of variables that are handed on
+	log             zerolog.Logger
 
 	// local is never changed in place.
 	local atomic.Pointer[config.Postgres]

@@ -126,7 +126,8 @@ func New(s Settings) (*Instance, error) {
 	if p.major, err = parseMajor(out); err != nil {
 		return nil, err
 	}
-	if later := p.programsOfData(ctx, s.UpgradeBinDir); later != nil {
+	p.configuredMajor, p.laterBin = p.major, s.UpgradeBinDir
+	if later := p.programsOfData(ctx); later != nil {
 		s.Postgres.BinDir, p.major = later.local.Load().BinDir, later.major
 		p.local.Store(&s.Postgres)
 	}

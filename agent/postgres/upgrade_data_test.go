@@ -607,3 +607,45 @@ func TestUndoUpgradeRemovesItsWork(t *testing.T) {
 		})
 	}
 }
+
+// Data of before the shard's upgrade are moved aside, whoever asks for a copy in their place, and never removed; where
+// the programs for a copy are missing nothing is done.
+func TestSupersededData(t *testing.T) {
+	for _, linked := range []bool{false, true} {
+		ctx, dir := within(t), newDir(t)
+		s := settings(t, dir, "a")
+		p := newInstance(t, s)
+		real := p.dataDir
+		bootstrapped(ctx, t, p)
+		if linked {
+			real = filepath.Join(dir, "disk", "a")
+			must(t, os.Mkdir(filepath.Dir(real), 0o755))
+			give(t, p, filepath.Dir(real))
+			must(t, os.Rename(p.dataDir, real))
+			must(t, os.Symlink(real, p.dataDir))
+		}
+		put(t, filepath.Join(real, "precious"), "x")
+		allowed := Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "an operator", Version: 99}
+		before := listing(t, dir)
+		if err := p.RemoveForReinit(ctx, allowed); err == nil || !strings.Contains(err.Error(), "PostgreSQL 99") {
+			t.Errorf("without programs: %v", err)
+		}
+		if after := listing(t, dir); !slices.Equal(before, after) {
+			t.Errorf("changed: %v, was %v", after, before)
+		}
+		allowed.Version = p.Major() // its own: they are there
+		must(t, p.RemoveForReinit(ctx, allowed))
+		if kept, err := filepath.Glob(real + beforeUpgrade + "*/precious"); err != nil || len(kept) != 1 {
+			t.Errorf("the data are gone: %v, %v", kept, err)
+		}
+		wantState(ctx, t, p, Empty)
+		must(t, p.RemoveForReinit(ctx, allowed)) // nothing is left to do
+		if v := p.notedVersion(); v != p.Major() {
+			t.Errorf("noted: %d", v)
+		}
+		must(t, p.noteVersion(99)) // of which there are no programs
+		if q := newInstance(t, s); q.Major() != p.Major() {
+			t.Errorf("programs of %d", q.Major())
+		}
+	}
+}

@@ -78,11 +78,11 @@ func (p *postgres) copied(life int, from *host, done func(error)) {
 		done(errors.New("no space left on device"))
 	case !from.up || from.frozen || !from.pg.ready || from.pg.empty || from.pg.made == workUnfinished || !p.host.w.net.both(p.host.id, from.id):
 		done(errors.New("the source is not reachable"))
+	case p.host.agent != nil && p.host.agent.version != from.pg.version:
+		done(errors.New("the source is of another version than the programs"))
 	default:
 		p.at, p.system, p.primary = from.pg.replayed(), from.pg.system, false
-		if p.version = from.pg.version; p.host.agent != nil {
-			p.host.agent.version = p.version
-		}
+		p.version = from.pg.version
 		p.oldest = p.at.lsn
 		done(nil)
 	}

@@ -40,6 +40,7 @@ func (p inPostgres) work(w *member.Work, begin func(done func(error)), done func
 
 func (p inPostgres) Running() bool             { return p.host.pg.running && !p.host.pg.stray }
 func (p inPostgres) StartedAs() (bool, bool)   { return p.host.pg.primary, true }
+func (p inPostgres) Major() int                { return p.version + 1 }
 func (p inPostgres) Upstream() string          { return p.host.pg.aim }
 func (p inPostgres) ClonesWithoutLeader() bool { return false }
 func (p inPostgres) KeepsData() bool           { return p.host.w.schedule.KeepsClones }
@@ -327,15 +328,19 @@ func (p inPostgres) RemoveForReinit(w *member.Work, allowed pg.Permission, done 
 			return
 		}
 		p.host.w.judge.removesFor(p.host)
+		if allowed.Version != 0 {
+			p.host.pg.wants = allowed.Version - 1
+		}
 		p.host.pg.remove()
 		done(nil)
 	}, done)
 }
 
-func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, _ string, done func(error)) {
+func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, system string, done func(error)) {
 	p.work(w, func(done func(error)) {
 		p.later(p.host.w.between(time.Millisecond, 20*time.Millisecond), func() {
-			if p.answers(up, primary) || p.host.w.mutant.RebuildUnanswered && p.TaskKind() == ha.TaskReinit {
+			h := p.host.w.hostNamed(up.Name)
+			if p.answers(up, primary) && (system == "" || h.pg.system == system) || p.host.w.mutant.RebuildUnanswered && p.TaskKind() == ha.TaskReinit {
 				done(nil)
 				return
 			}

@@ -36,6 +36,7 @@ type postgres struct {
 	// version is the major version that the data are of; upgrade: upgrade.go.
 	version int
 	upgrade *upgrade
+	wants   int // the version whose programs a copy into the empty place needs
 	loss    *pg.Loss
 	losses  int
 	// checkpoint is where the last one is that was made when it was shut down, or came with

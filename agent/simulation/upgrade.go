@@ -10,8 +10,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/member"
 )
 
-// This file is a major upgrade (design 5.31): another cluster, which goes on where the old one was shut down. Whose
-// programs a copy needs is not played: an agent that has cloned has them.
+// This file is a major upgrade (design 5.31): another cluster, which goes on where the old one was shut down.
 
 // Upgrade asks a member, if it leads, to make its data those of the next major version.
 const Upgrade Kind = "upgrade"
@@ -46,6 +45,9 @@ func (p *postgres) programs() int {
 	if u := p.upgrade; u != nil && (u.note.Index == 0 || !u.placed) {
 		return u.version
 	}
+	if p.empty || p.made == workUnfinished {
+		return max(p.wants, p.version)
+	}
 	return p.version
 }
 
@@ -61,7 +63,7 @@ func (p *postgres) upgradeNote() *ha.Upgrade {
 
 // misfit reports whether the agent's programs are not those of the data.
 func (p *postgres) misfit() bool {
-	return !p.empty && p.host.agent != nil && p.host.agent.version != p.version
+	return !p.empty && p.made == workNone && p.host.agent != nil && p.host.agent.version != p.version
 }
 
 // superseded reports whether a member has the data of a version from before an upgrade of the leader's.
