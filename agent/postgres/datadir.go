@@ -81,7 +81,7 @@ func (p *dataDirectory) DataDir(ctx context.Context) (DataDir, error) {
 		return DataDir{State: Foreign, Problem: err.Error()}, nil //nolint:nilerr // that is what is wrong with it
 	case upgrade != nil && (upgrade.Stopped || p.isAt(upgrade.dir(), upgrade.ID) != nil):
 		// Of old and new cluster only one may ever be started.
-		return DataDir{State: Upgrading, Control: Control{SystemIdentifier: upgrade.SystemIdentifier}}, nil
+		return DataDir{State: Upgrading, Control: Control{SystemIdentifier: upgrade.SystemIdentifier}}, nil //nolint:nilerr // what is there instead the way back tells
 	}
 	entries, err := p.disk.ReadDir(p.dataDir)
 	switch {

@@ -236,7 +236,7 @@ func (p *Instance) setSuperseded(ctx context.Context, to int) error {
 		return err
 	}
 	aside := dir + beforeUpgrade + time.Now().UTC().Format("20060102T150405.000000")
-	if err := p.dataUpgrader.move(dir, aside); err != nil {
+	if err := p.move(dir, aside); err != nil {
 		return err
 	}
 	p.log.Warn().Str("moved_to", aside).Msg("the data directory of before the major upgrade was moved aside; it is never removed")
@@ -856,7 +856,7 @@ func (p *dataUpgrader) disabled(dir string) (bool, error) {
 // comes back. What pg_upgrade has not worked on yet shares nothing, and what is not there was moved away by somebody.
 func (p *dataUpgrader) disableUpgraded(note *UpgradeNote, dir string) error {
 	if note.NextID == "" || p.isAt(dir, note.NextID) != nil {
-		return nil
+		return nil //nolint:nilerr // whatever is there is not the new cluster
 	}
 	global := filepath.Join(dir, "global")
 	err := p.disk.Rename(filepath.Join(global, "pg_control"), filepath.Join(global, undoneControl))
