@@ -132,13 +132,15 @@ test-versions: build ## tests with another Debian's versions (as root): DEBIAN=t
 		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -run '^(TestShard|TestDivergedPrimaryIsRewound|TestFailoverSlot)$$' ./e2e
 
 .PHONY: test-upgrade
-test-upgrade: ## major upgrades, checked and of the data: PostgreSQL 15 to 17, 13 to 15, 13 to 17 (as root)
+test-upgrade: build ## major upgrades: checked, of the data (PostgreSQL 15 to 17, 13 to 15, 13 to 17), and of a shard under clients (as root)
 	@e2e/tools/deps.sh versions
 	@old=$$(echo $$(e2e/tools/versions.sh bullseye)/usr/lib/postgresql/*/bin) && new=$$(echo $$(e2e/tools/versions.sh trixie)/usr/lib/postgresql/*/bin) && \
 		own=$$(echo /usr/lib/postgresql/15/bin) && $(GO) test -c -o bin/postgres.test ./agent/postgres && cd agent/postgres && \
 		for pair in "$$own $$new" "$$old $$own" "$$old $$new"; do \
-			POSTGRES_BIN=$${pair% *} POSTGRES_NEXT_BIN=$${pair#* } ../../bin/postgres.test -test.run 'UpgradeCheck|UpgradeData' -test.v || exit 1; \
+			POSTGRES_BIN=$${pair% *} POSTGRES_NEXT_BIN=$${pair#* } ../../bin/postgres.test -test.run 'UpgradeCheck|UpgradeData|Superseded' -test.v || exit 1; \
 		done
+	@$(PROGRAMS) && export POSTGRES_BIN=/usr/lib/postgresql/15/bin && export POSTGRES_NEXT_BIN=$$(echo $$(e2e/tools/versions.sh trixie)/usr/lib/postgresql/*/bin) && \
+		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -v -run '^TestUpgrade' ./e2e
 
 .PHONY: packages
 packages: ## dist/: .deb and .rpm for linux amd64 and arm64, bills of materials, checksums

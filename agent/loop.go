@@ -127,7 +127,7 @@ func (a *Agent) checkUpgrade() {
 // mayUpgrade reports whether this process may end for another binary: nothing is
 // under way that would be broken off, and the guard has the latest deadline.
 func (a *Agent) mayUpgrade() bool {
-	return (a.m.upgrade || a.m.BeginsAnew()) && !a.m.Stopping && a.m.TaskKind() == ha.TaskNone && a.m.Idle() && !a.conf.rewriting && a.callbacks.Idle()
+	return (a.m.upgrade || a.m.Upgrades.BeginsAnew()) && !a.m.Stopping && a.m.TaskKind() == ha.TaskNone && a.m.Idle() && !a.conf.rewriting && a.callbacks.Idle()
 }
 
 // step observes, decides and acts once, and says when to come round again.

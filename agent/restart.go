@@ -189,6 +189,14 @@ func (n *node) CheckUpgrade(ctx context.Context, to int) (pg.UpgradeCheck, error
 	return found, err
 }
 
+// Upgrade makes the shard's data those of a later major version (api.Node).
+func (n *node) Upgrade(ctx context.Context, to int) error {
+	return n.hear(ctx, func(done func(error)) { n.m.Upgrades.To(to, done) })
+}
+
+// Analyze makes what statistics are missing (api.Node).
+func (n *node) Analyze(ctx context.Context) error { return n.pg.Analyze(ctx) }
+
 // CancelRestore has a restore that is under way undone (api.Node).
 func (n *node) CancelRestore(ctx context.Context) error {
 	err := n.ask(ctx, func() error {

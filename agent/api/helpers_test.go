@@ -27,6 +27,8 @@ type fakeNode struct {
 	restore          func(context.Context, RestoreRequest) error
 	cancelRestore    func(context.Context) error
 	checkUpgrade     func(context.Context, int) (pg.UpgradeCheck, error)
+	upgrade          func(to int) error
+	analyze          func() error
 	reinitialize     func(context.Context, ReinitRequest) error
 	switchover       func(context.Context, cluster.Failover) (Outcome, error)
 	cancelSwitchover func(context.Context) error
@@ -117,6 +119,20 @@ func (n *fakeNode) CancelRestore(ctx context.Context) error {
 		return errUnexpected
 	}
 	return n.cancelRestore(ctx)
+}
+
+func (n *fakeNode) Upgrade(_ context.Context, to int) error {
+	if n.upgrade == nil {
+		return errUnexpected
+	}
+	return n.upgrade(to)
+}
+
+func (n *fakeNode) Analyze(context.Context) error {
+	if n.analyze == nil {
+		return errUnexpected
+	}
+	return n.analyze()
 }
 
 func (n *fakeNode) CheckUpgrade(ctx context.Context, to int) (pg.UpgradeCheck, error) {

@@ -40,6 +40,11 @@ type Node interface {
 	// CheckUpgrade tries whether this member's data could become those of a later major version, and
 	// changes nothing. ErrConflict: another check goes on.
 	CheckUpgrade(ctx context.Context, to int) (pg.UpgradeCheck, error)
+	// Upgrade makes the shard's data those of a later major version, and returns when that is announced: the agent begins
+	// anew then. What fails before is taken back.
+	Upgrade(ctx context.Context, to int) error
+	// Analyze makes what statistics are missing.
+	Analyze(ctx context.Context) error
 	// Switchover asks the leader to hand over and waits for the outcome. With
 	// scheduled set it only leaves the request. Failover is the same without a
 	// leader named.

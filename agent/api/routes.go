@@ -220,6 +220,10 @@ func (s *Server) handler(method, segment string) (h changeHandler, bodyNeeded bo
 		return s.restore, true
 	case "DELETE restore":
 		return s.cancelRestore, false
+	case "POST upgrade":
+		return s.upgrade, true
+	case "POST analyze":
+		return s.analyze, false
 	case "POST upgrade_check":
 		return s.checkUpgrade, true
 	case "POST switchover":

@@ -42,3 +42,39 @@ func TestCheckUpgrade(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) { e.run(t, primaryState(time.Now())) })
 	}
 }
+
+func TestUpgrade(t *testing.T) {
+	upgrading := func(err error) func(*fakeNode) {
+		return func(n *fakeNode) {
+			n.upgrade = func(to int) error {
+				if to != 17 {
+					return fmt.Errorf("asked for %d", to)
+				}
+				return err
+			}
+		}
+	}
+	for _, e := range []exchange{
+		{name: "announced", node: upgrading(nil), body: `{"to":17}`, status: 200, want: "announced"},
+		{name: "refused", node: upgrading(fmt.Errorf("the shard is paused: %w", ErrRefused)), body: `{"to":17}`, status: 412, want: "the shard is paused"},
+		{name: "taken back", node: upgrading(errors.New("no room")), body: `{"to":17}`, status: 503, want: "the upgrade failed, and is taken back", reason: "no room"},
+		{name: "no body", status: 400},
+		{name: "programs of the sender's", body: `{"to":17,"bin_dir":"/tmp/mine"}`, status: 400, want: "bin_dir: is not known"},
+	} {
+		e.method, e.path = "POST", "/upgrade"
+		t.Run(e.name, func(t *testing.T) { e.run(t, primaryState(time.Now())) })
+	}
+	led := primaryState(time.Now())
+	led.Cluster.Leader.Value = "another"
+	exchange{method: "POST", path: "/upgrade", body: `{"to":17}`, status: 412, want: "node1 does not lead: another does"}.run(t, led)
+}
+
+func TestAnalyze(t *testing.T) {
+	for _, e := range []exchange{
+		{name: "made", node: func(n *fakeNode) { n.analyze = func() error { return nil } }, status: 200, want: "analyzed"},
+		{name: "failed", node: func(n *fakeNode) { n.analyze = func() error { return errors.New("no room") } }, status: 503, want: "the statistics could not be made", reason: "no room"},
+	} {
+		e.method, e.path = "POST", "/analyze"
+		t.Run(e.name, func(t *testing.T) { e.run(t, primaryState(time.Now())) })
+	}
+}

@@ -42,8 +42,8 @@ func (v View) undoes() bool {
 
 // undoing: a restore of this member's, or a major upgrade, has not ended, and no task works on it.
 func undoing(v View) (Decision, bool) {
-	if v.upgrading() {
-		return v.upgradeEnds()
+	if v.Postgres.upgrading() {
+		return upgradeEnds(v)
 	}
 	if v.Postgres.Data == DataSetAside {
 		return v.unlessFailing(do("a restore has not ended: the data that it was to replace are put back", PutBack{})), true

@@ -109,7 +109,7 @@ func duty(v View) Decision {
 			return giveUpOr(v, diskFailed+pg.DiskTrouble, busy) // which it may wait for
 		}
 		return busy
-	case v.Postgres.Restore != nil || pg.Data == DataSetAside || v.upgrading():
+	case v.Postgres.Restore != nil || pg.Data == DataSetAside || pg.upgrading():
 		if d, applies := undoing(v); applies {
 			return d
 		}

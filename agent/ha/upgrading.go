@@ -31,10 +31,10 @@ func (u *Upgrade) Announced(initialize string) bool {
 }
 
 // upgrading reports whether a major upgrade of this member's has not ended.
-func (v View) upgrading() bool { return v.Postgres.Upgrade != nil || v.Postgres.Data == DataUpgrading }
+func (p Postgres) upgrading() bool { return p.Upgrade != nil || p.Data == DataUpgrading }
 
 // upgradeEnds is the way of a major upgrade that nobody works on.
-func (v View) upgradeEnds() (Decision, bool) {
+func upgradeEnds(v View) (Decision, bool) {
 	u := v.Postgres.Upgrade
 	back := v.unlessFailing(do("a major upgrade has not ended: it is taken back", UndoUpgrade{}))
 	switch {

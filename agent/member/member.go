@@ -95,7 +95,7 @@ type Member struct {
 
 	hidden      bool // what runs in the data directory is not the shard's yet
 	LeavingSync bool // this standby asks the leader to do without it
-	unfit       bool // the programs are not those of the version that the data are of, or will be
+	Upgrades    Upgrades
 	// Restored: the last restore that was asked for here has come to its end; else it
 	// was undone, or is under way (RestoreUnfinished).
 	Restored bool
@@ -111,6 +111,7 @@ type Member struct {
 func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	shard := &Shard{Settings: s, Clock: p.Clock, Later: p.Later, Dynamic: dynamic, logged: map[string]string{}}
 	m := &Member{Shard: shard, Ports: p, shell: shell}
+	m.Upgrades = Upgrades{Member: m}
 	local, work, lead, keys, planned := &m.Local, &m.worker, &m.leadership, &m.leaderKeys, &m.handovers
 	m.reader = reader{Shard: shard, consul: p.Consul, leaseState: &lead.LeaseState, accept: m.Accept}
 	m.leadership = leadership{

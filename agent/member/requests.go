@@ -142,7 +142,7 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 		return Refused{err.Error()}
 	}
 	source := up
-	version, err := m.superseded(leader)
+	version, err := m.Upgrades.superseded(leader)
 	if err != nil {
 		return err
 	}
@@ -217,7 +217,7 @@ func (m *Member) makeAnew(c copyAnew) step {
 	}, func(w *Work, next func(error)) {
 		m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: c.allowedBy, Version: c.version}, func(err error) {
 			if err == nil {
-				m.unfit = m.unfit || c.version != 0 && c.version != m.Postgres.Major()
+				m.Upgrades.unfit = m.Upgrades.unfit || c.version != 0 && c.version != m.Postgres.Major()
 				m.Stranded = ""
 				if c.removed != nil {
 					c.removed()
@@ -226,7 +226,7 @@ func (m *Member) makeAnew(c copyAnew) step {
 			next(err)
 		})
 	}, func(w *Work, next func(error)) {
-		if m.unfit { // an agent with the programs for it does that
+		if m.Upgrades.unfit { // an agent with the programs for it does that
 			next(nil)
 			return
 		}

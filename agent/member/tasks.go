@@ -25,7 +25,7 @@ func (m *Member) begin(action ha.Action) {
 		m.endHung()
 		return
 	}
-	if m.task != nil || m.unfit {
+	if m.task != nil || m.Upgrades.unfit {
 		return
 	}
 	switch act := action.(type) {
@@ -41,7 +41,7 @@ func (m *Member) begin(action ha.Action) {
 	case ha.EndRestore:
 		m.startTask(ha.TaskStart, m.Postgres.EndRestore, nil)
 	case ha.UndoUpgrade:
-		m.undoUpgrade()
+		m.Upgrades.undo()
 	case ha.EndUpgrade:
 		m.startTask(ha.TaskUpgrade, m.Postgres.EndUpgrade, m.restoreUndone)
 	case ha.EndShutDown:

@@ -12,8 +12,15 @@ import (
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
-// This file makes the shard's data those of a later major version (design 5.31). Nobody asks for it yet: no request
-// leads here before the other members' data can be made anew by themselves.
+// This file makes the shard's data those of a later major version (design 5.31).
+
+// Upgrades are major upgrades of this member's data, and of what is made anew after one.
+type Upgrades struct {
+	*Member
+
+	// unfit: the programs are not those of the version that the data are of, or will be.
+	unfit bool
+}
 
 // Upgraded is the cluster that a major upgrade has made.
 type Upgraded struct {
@@ -39,13 +46,13 @@ var errUpgradeUnfinished = refused("a major upgrade has not ended, and is taken 
 func (l *Local) upgradeUnfinished() bool { return l.Upgrade != nil || l.Data.State == ha.DataUpgrading }
 
 // BeginsAnew reports whether the agent has to begin anew, with the programs of the version that the data are of.
-func (m *Member) BeginsAnew() bool {
+func (m *Upgrades) BeginsAnew() bool {
 	return m.task == nil && (m.unfit || m.Upgrade.Announced(m.Snapshot.Initialize.Value) && !m.Upgrade.Fits)
 }
 
 // superseded is the major version to which the shard was upgraded since this member's data were the shard's; zero: they
 // are. An error says why it is not known.
-func (m *Member) superseded(leader string) (version int, err error) {
+func (m *Upgrades) superseded(leader string) (version int, err error) {
 	r, shard, own := m.Snapshot.Route, m.Snapshot.Initialize.Value, m.Data.SystemIdentifier
 	announced := r.OK() && own != "" && r.Value.Announces(own)
 	switch {
@@ -63,8 +70,8 @@ func (m *Member) superseded(leader string) (version int, err error) {
 	return l.Value.Lictor.Postgres, nil
 }
 
-// undoUpgrade takes an upgrade back. An agent that has begun anew with the new version's programs has to do so again.
-func (m *Member) undoUpgrade() {
+// undo takes an upgrade back. An agent that has begun anew with the new version's programs has to do so again.
+func (m *Upgrades) undo() {
 	fits := m.Upgrade != nil && m.Upgrade.Fits
 	m.startTask(ha.TaskUpgrade, m.Postgres.UndoUpgrade, func(err error) {
 		m.unfit = m.unfit || err == nil && fits
@@ -72,8 +79,8 @@ func (m *Member) undoUpgrade() {
 	})
 }
 
-// MayUpgrade says why the shard cannot be upgraded by this member now.
-func (m *Member) MayUpgrade() error {
+// May says why the shard cannot be upgraded by this member now.
+func (m *Upgrades) May() error {
 	if err := m.MayRestore(); err != nil {
 		return err
 	}
@@ -88,9 +95,9 @@ func (m *Member) MayUpgrade() error {
 	return nil
 }
 
-// UpgradeTo makes the shard's data those of a later major version. Until that is announced, every error takes it back.
-func (m *Member) UpgradeTo(to int, done func(error)) {
-	if err := m.MayUpgrade(); err != nil {
+// To makes the shard's data those of a later major version. Until that is announced, every error takes it back.
+func (m *Upgrades) To(to int, done func(error)) {
+	if err := m.May(); err != nil {
 		done(err)
 		return
 	}
@@ -100,7 +107,7 @@ func (m *Member) UpgradeTo(to int, done func(error)) {
 	m.startTask(ha.TaskUpgrade, func(w *Work, next func(error)) {
 		inOrder(func(w *Work, next func(error)) {
 			m.Postgres.BeginUpgrade(w, to, above, next)
-		}, m.Postgres.Checkpoint, clients.within(handoverLimit, clients.hold, m.holdForUpgrade, stop), func(w *Work, next func(error)) {
+		}, m.Postgres.Checkpoint, clients.within(handoverLimit, clients.hold, m.hold, stop), func(w *Work, next func(error)) {
 			m.stoppedOnPurpose()
 			m.PG.Observed, m.hidden = pg.State{}, true
 			m.Postgres.UpgradeData(w, next)
@@ -110,7 +117,7 @@ func (m *Member) UpgradeTo(to int, done func(error)) {
 				next(err)
 			})
 		}, func(w *Work, next func(error)) {
-			m.announceUpgrade(w, made, next)
+			m.announceNext(w, made, next)
 		})(w, func(err error) {
 			m.held, m.hidden = false, false
 			if clients.announcing {
@@ -122,8 +129,8 @@ func (m *Member) UpgradeTo(to int, done func(error)) {
 	}, m.restoreUndone)
 }
 
-// holdForUpgrade has the route say that clients are to wait: the bouncers' own holds end before the new cluster serves.
-func (m *Member) holdForUpgrade(w *Work, next func(error)) {
+// hold has the route say that clients are to wait: the bouncers' own holds end before the new cluster serves.
+func (m *Upgrades) hold(w *Work, next func(error)) {
 	m.held = true
 	m.waiters.await(w, m.Dynamic.RetryTimeout, func() bool {
 		m.route.write()
@@ -146,9 +153,9 @@ var (
 	errNotAnnounced = errors.New("the upgrade was not announced in time")
 )
 
-// announceUpgrade has the next beat announce the new cluster. The note says first which status it replaces, and there is
+// announceNext has the next beat announce the new cluster. The note says first which status it replaces, and there is
 // no other beat meanwhile: with another status it cannot come any more, however late.
-func (m *Member) announceUpgrade(w *Work, made Upgraded, next func(error)) {
+func (m *Upgrades) announceNext(w *Work, made Upgraded, next func(error)) {
 	a := &announcement{Upgraded: made}
 	inOrder(func(w *Work, next func(error)) {
 		m.waiters.await(w, m.Dynamic.TTL, func() bool { return !m.LeaseState.Writing() }, m.inTime(w, next))
@@ -169,7 +176,7 @@ func (m *Member) announceUpgrade(w *Work, made Upgraded, next func(error)) {
 }
 
 // inTime is what follows on a wait.
-func (m *Member) inTime(w *Work, next func(error)) func(bool) {
+func (m *Upgrades) inTime(w *Work, next func(error)) func(bool) {
 	return func(held bool) {
 		switch {
 		case w.Broken() != nil:

@@ -27,7 +27,7 @@ func placed(t *testing.T) (w *world, ended *error) {
 	t.Helper()
 	w, ended = upgradable(t), new(error)
 	*ended = errNotSaid
-	w.UpgradeTo(17, func(err error) { *ended = err })
+	w.Upgrades.To(17, func(err error) { *ended = err })
 	w.answer("Postgres.BeginUpgrade")
 	w.answer("Postgres.Checkpoint")
 	w.answer("Bouncers.Hold")
@@ -60,7 +60,7 @@ func (w *world) lookedAt(index uint64, fits bool) {
 func TestUpgrade(t *testing.T) {
 	w := upgradable(t)
 	ended := errNotSaid
-	w.UpgradeTo(17, func(err error) { ended = err })
+	w.Upgrades.To(17, func(err error) { ended = err })
 	w.wantTask(ha.TaskUpgrade)
 	begin := w.take("Postgres.BeginUpgrade")
 	if begin.args[0] != 17 || begin.args[1] != 3 {
@@ -117,7 +117,7 @@ func TestUpgrade(t *testing.T) {
 		t.Fatalf("%v, leads %v", ended, w.Leads())
 	}
 	w.lookedAt(101, false)
-	if !w.BeginsAnew() {
+	if !w.Upgrades.BeginsAnew() {
 		t.Error("the agent goes on with the old programs")
 	}
 	if timeline, _ := w.beatsDiscarded(130); timeline != 3 {
@@ -186,14 +186,14 @@ func TestUpgradeThatIsNotAnnounced(t *testing.T) {
 				t.Error("the next beat announces it, or clients are held")
 			}
 			w.lookedAt(test.index, false)
-			if w.BeginsAnew() {
+			if w.Upgrades.BeginsAnew() {
 				t.Error("the agent begins anew")
 			}
 			w.begin(ha.UndoUpgrade{})
 			w.answer("Postgres.UndoUpgrade")
 			w.take("Postgres.Look").answer(Found{Data: Data{State: ha.DataValid, SystemIdentifier: systemA, Timeline: 3, WasPrimary: true}}, true)
 			w.settle()
-			if w.upgradeUnfinished() || w.BeginsAnew() {
+			if w.upgradeUnfinished() || w.Upgrades.BeginsAnew() {
 				t.Error("it is not taken back")
 			}
 		})
@@ -209,7 +209,7 @@ func TestUpgradeTakenBackByTheNewPrograms(t *testing.T) {
 	w.answer("Postgres.UndoUpgrade")
 	w.take("Postgres.Look").answer(Found{Data: Data{State: ha.DataForeign}}, true)
 	w.settle()
-	if !w.BeginsAnew() {
+	if !w.Upgrades.BeginsAnew() {
 		t.Error("it goes on with the new version's programs")
 	}
 }
@@ -225,14 +225,14 @@ func TestMayUpgrade(t *testing.T) {
 		"a restore":              func(w *world) { w.Restore = &ha.Discard{} },
 	} {
 		w := upgradable(t)
-		if err := w.MayUpgrade(); err != nil {
+		if err := w.Upgrades.May(); err != nil {
 			t.Fatal(err)
 		}
 		change(w)
-		if err := w.MayUpgrade(); err == nil {
+		if err := w.Upgrades.May(); err == nil {
 			t.Errorf("%s: upgraded", name)
 		}
-		w.UpgradeTo(17, func(err error) {
+		w.Upgrades.To(17, func(err error) {
 			if err == nil {
 				t.Errorf("%s: begun", name)
 			}
@@ -291,7 +291,7 @@ func TestReinitializeAfterAnUpgrade(t *testing.T) {
 	w.none("Postgres.MakeReplica")
 	w.take("Postgres.Look").answer(Found{Data: Data{State: ha.DataEmpty}}, true)
 	w.settle()
-	if !w.BeginsAnew() {
+	if !w.Upgrades.BeginsAnew() {
 		t.Error("the agent goes on with the old programs")
 	}
 	w.begin(ha.Clone{From: "b"})

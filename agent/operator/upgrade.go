@@ -21,17 +21,21 @@ type UpgradeOptions struct {
 	// Check looks whether that can be done, and changes nothing.
 	Check   bool
 	Members []string // whom to ask; none: all
+	Force   bool     // ask nothing
 }
 
 // upgradeCheckLimit bounds the check of one member; its agent has a limit of its own.
 const upgradeCheckLimit = 31 * time.Minute
 
-// Upgrade checks whether a shard can be upgraded to another major version (design 5.31): each
+// upgradedWithin bounds the wait for the new version to serve, once it was announced.
+const upgradedWithin = 2 * time.Minute
+
+// Upgrade upgrades a shard to another major version (design 5.31). First it is checked whether that can be done: each
 // member tries it, one after another, the replicas first, and each agent and bouncer must know announced identifiers.
 func Upgrade(ctx context.Context, c *Console, s *Shard, o UpgradeOptions) error {
 	switch {
-	case !o.Check:
-		return Usage(errors.New("only --check is there yet: lictor does not upgrade a shard by itself"))
+	case !o.Check && len(o.Members) > 0:
+		return Usage(errors.New("--member: a shard is upgraded as a whole; it goes with --check"))
 	case o.To < 1:
 		return Usage(errors.New("--to: say to which major version of PostgreSQL, 17 for instance"))
 	}
@@ -70,7 +74,88 @@ func Upgrade(ctx context.Context, c *Console, s *Shard, o UpgradeOptions) error 
 			return err
 		}
 	}
-	return report(c, d.findings, DoctorOptions{All: true})
+	if err := report(c, d.findings, DoctorOptions{All: true}); err != nil || o.Check {
+		return err
+	}
+	return s.upgrade(ctx, c, snapshot, members, o)
+}
+
+// upgrade carries an upgrade out that was checked: the leader's data first, then the other members', one after another.
+func (s *Shard) upgrade(ctx context.Context, c *Console, snapshot cluster.Snapshot, members []cluster.Member, o UpgradeOptions) error {
+	leader, err := s.leader(snapshot)
+	if err != nil {
+		return err
+	}
+	before, err := s.status(ctx, leader)
+	if err != nil {
+		return err
+	}
+	c.Say("%s becomes PostgreSQL %d (it is %d):", s.Scope, o.To, before.ServerVersion/perMajor)
+	c.Say("  on          %s first, by pg_upgrade --link; its data directory is moved aside to DATADIR.before-upgrade.TIME, and is of no use from then on", leader.Name)
+	c.Say("  clients     are held by the poolers meanwhile")
+	c.Say("  the others  are copied anew from %s, one after another; their data directories are moved aside, and are the last copies of the old cluster", leader.Name)
+	c.Say("  back        by itself, until the new version begins to serve; not from then on")
+	if !o.Force {
+		if err := c.Confirm("Upgrade " + s.Scope + "?"); err != nil {
+			return err
+		}
+	}
+	began := time.Now()
+	if err := s.upgradeLeader(ctx, leader, o.To); err != nil {
+		return err
+	}
+	c.Say("%8s  PostgreSQL %d serves on %s", Duration(time.Since(began)), o.To, leader.Name)
+	statistics, err := s.client.Post(ctx, api.PeerOf(leader), "/analyze", nil)
+	if err == nil && !statistics.OK() {
+		err = errors.New(s.words(statistics) + ": " + statistics.Reason)
+	}
+	if err != nil {
+		c.Warn("statistics: %s; on %s: vacuumdb --all --analyze-in-stages", Explain(err), leader.Name)
+	} else {
+		c.Say("%8s  statistics are there", Duration(time.Since(began)))
+	}
+	for _, m := range members {
+		if m.Name == leader.Name {
+			continue
+		}
+		if err := s.reinitOne(ctx, c, m, ReinitOptions{Wait: true, FromLeader: true}); err != nil {
+			return unknownf("PostgreSQL %d serves, and %s is not made anew: lictor reinit %s %s, then the members that are left: %w", o.To, m.Name, s.Scope, m.Name, err)
+		}
+	}
+	c.Say("upgraded in %s. Set postgresql.bin_dir to version %d in each member's file, take a full backup, and when nobody needs the old data any more,\n"+
+		"remove DATADIR.before-upgrade.* on each host", Duration(time.Since(began)), o.To)
+	return nil
+}
+
+// perMajor is server_version_num of the first release of version 1.
+const perMajor = 10000
+
+// upgradeLeader has the leader's data upgraded, and waits until they serve.
+func (s *Shard) upgradeLeader(ctx context.Context, leader cluster.Member, to int) error {
+	answer, err := s.client.Post(ctx, api.PeerOf(leader), "/upgrade", map[string]any{"to": to})
+	switch {
+	case err != nil && neverSent(err):
+		return fmt.Errorf("%s cannot be reached, nothing was done: %w", leader.Name, err)
+	case err != nil: // its agent begins anew when it is done
+	case answer.Status == http.StatusNotImplemented:
+		return refusedf("the agent of %s is of a version without upgrades: upgrade Lictor first", leader.Name)
+	case answer.Status == http.StatusPreconditionFailed, answer.Status == http.StatusBadRequest:
+		return refusedf("%s", s.words(answer))
+	case !answer.OK():
+		return rolledBack(fmt.Errorf("%s: %s", s.words(answer), answer.Reason))
+	}
+	limit, cancel := context.WithTimeout(ctx, upgradedWithin)
+	defer cancel()
+	if err := await(limit, func(ctx context.Context) error {
+		now, err := s.status(ctx, leader)
+		if err == nil && (now.State != cluster.StateRunning || now.ServerVersion/perMajor != to) {
+			err = fmt.Errorf("PostgreSQL %d does not serve on %s yet", to, leader.Name)
+		}
+		return err
+	}); err != nil {
+		return unknownf("the upgrade of %s: %w; lictor list %s shows what it is", leader.Name, err, s.Scope)
+	}
+	return nil
 }
 
 // judgeBouncers tells which bouncers of a shard would refuse the route of the new cluster: their clients

@@ -13,7 +13,7 @@ import (
 
 // A command that would change something, or does not say to what, ends before anybody is asked.
 func TestUpgradeIsRefused(t *testing.T) {
-	for name, o := range map[string]UpgradeOptions{"without --check": {To: 17}, "without --to": {Check: true}, "to nothing": {To: -1, Check: true}} {
+	for name, o := range map[string]UpgradeOptions{"of one member": {To: 17, Members: []string{"db1"}}, "without --to": {Check: true}, "to nothing": {To: -1, Check: true}} {
 		if err := Upgrade(t.Context(), &Console{}, &Shard{}, o); ExitCode(err) != ExitUsage {
 			t.Errorf("%s: %v", name, err)
 		}

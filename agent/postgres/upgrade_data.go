@@ -200,7 +200,7 @@ func (p *dataUpgrader) programsOfData(ctx context.Context) *installation {
 
 // notedVersion is the major version of which the data are to be that are copied into the empty place; zero: that of the
 // configuration's programs.
-func (p *dataDirectory) notedVersion() int {
+func (p *records) notedVersion() int {
 	content, err := p.disk.ReadFile(p.stateFile("version"))
 	if err != nil {
 		return 0
@@ -212,7 +212,7 @@ func (p *dataDirectory) notedVersion() int {
 	return major
 }
 
-func (p *dataDirectory) noteVersion(major int) error {
+func (p *records) noteVersion(major int) error {
 	if err := p.disk.Replace(p.stateFile("version"), []byte(strconv.Itoa(major)+"\n"), 0o600); err != nil {
 		return fmt.Errorf("noting of which version the data will be (set lictor.state_dir to a writable directory): %w", err)
 	}
@@ -477,7 +477,7 @@ func (p *dataUpgrader) UpgradeData(ctx context.Context) error {
 const shutDown = "shut down"
 
 // isAt fails where a directory is not the one that was noted.
-func (p *dataDirectory) isAt(path, id string) error {
+func (p *installation) isAt(path, id string) error {
 	now, err := identity(path)
 	if err != nil {
 		return err

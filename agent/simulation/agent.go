@@ -38,7 +38,7 @@ func (h *host) startAgent() {
 		h.startPatroni()
 		return
 	}
-	a := &agent{host: h, version: h.pg.programs()}
+	a := &agent{host: h, version: programsOf(&h.pg)}
 	a.Member = member.New(member.Settings{
 		Name: h.name, SessionName: "shard-" + h.name, Keys: keys(), PrimaryWord: cluster.RolePrimary,
 		ConnURL: "postgres://" + h.name + ":5432/postgres", APIURL: "http://" + h.name, Host: h.name, Port: 5432, Tags: h.tags, Margins: func(ttl time.Duration) ha.FenceMargins { return h.w.schedule.margins(h.id, ttl) }, ScriptLimit: time.Minute,

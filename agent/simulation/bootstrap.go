@@ -36,7 +36,7 @@ func (p *postgres) data() ha.DataState {
 	case p.made == workMade:
 		return ha.DataBootstrapped
 	}
-	if p.misfit() {
+	if misfit(p) {
 		return ha.DataForeign
 	}
 	return ha.DataValid

@@ -12,7 +12,7 @@ import (
 
 // found is what a look at the data directory shows.
 func (p *postgres) found() member.Found {
-	found := member.Found{Loss: p.loss, Detachment: p.host.w.mutant.note(p.detachment), Restore: p.note(), Upgrade: p.upgradeNote(), Stray: p.running && p.stray, Data: member.Data{
+	found := member.Found{Loss: p.loss, Detachment: p.host.w.mutant.note(p.detachment), Restore: p.note(), Upgrade: upgradeNoted(p), Stray: p.running && p.stray, Data: member.Data{
 		State: p.data(), SystemIdentifier: p.system, Timeline: p.at.branch.timeline, CheckpointLSN: p.checkpoint, Clone: p.made == workUnfinished && p.cloned, ShutDown: p.clean, WasPrimary: p.primary,
 		Restores: member.RestoresIn(p.at.history(), p.at.branch.timeline),
 	}}

@@ -15,7 +15,7 @@ import (
 
 func (a *agent) ports() member.Ports {
 	return member.Ports{
-		Clock: clocks{a}, Later: clocks{a}, Consul: inConsul{a}, Postgres: inPostgres{a}, Guard: guarded{a}, Watchdog: noWatchdog{},
+		Clock: clocks{a}, Later: clocks{a}, Consul: inConsul{a}, Postgres: upgradable{inPostgres{a}}, Guard: guarded{a}, Watchdog: noWatchdog{},
 		Peers: toPeers{a}, Watches: watches{a}, Bouncers: toBouncers{a},
 	}
 }

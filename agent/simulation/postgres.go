@@ -156,7 +156,7 @@ func (p *postgres) later(d time.Duration, do func(), lost func()) {
 // start starts the postmaster; done hears of it when SQL is answered.
 func (p *postgres) start(primary bool, upstream string, sync *waits, done func(error)) {
 	switch {
-	case p.running || p.empty || p.made == workUnfinished || p.aside != nil && p.aside.old != nil || p.upgrade != nil || p.misfit():
+	case p.running || p.empty || p.made == workUnfinished || p.aside != nil && p.aside.old != nil || p.upgrade != nil || misfit(p):
 		done(errors.New("it runs already, or there is nothing to start"))
 		return
 	case p.orphans || p.remains:

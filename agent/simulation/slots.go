@@ -115,7 +115,7 @@ func (p *postgres) serves(standby *postgres) bool {
 func (w *world) operator() {
 	leader := w.hostNamed(w.consul.leaderNamed())
 	for _, h := range w.hosts {
-		if leader == nil || !leader.pg.writable || w.judge.paused || !h.pg.stranded() && !h.pg.superseded(leader) {
+		if leader == nil || !leader.pg.writable || w.judge.paused || !h.pg.stranded() && !superseded(&h.pg, leader) {
 			h.strands = w.now
 			continue
 		}

@@ -35,13 +35,13 @@ func upgradeShard(w *world, e Event) func() {
 		return nil
 	}
 	a.post(func() {
-		a.UpgradeTo(a.version+1, func(err error) { w.say("%s: the upgrade has ended: %v", a.host.name, err) })
+		a.Upgrades.To(a.version+1, func(err error) { w.say("%s: the upgrade has ended: %v", a.host.name, err) })
 	})
 	return nil
 }
 
-// programs is the version whose programs an agent that begins now runs.
-func (p *postgres) programs() int {
+// programsOf is the version whose programs an agent that begins now runs.
+func programsOf(p *postgres) int {
 	if u := p.upgrade; u != nil && (u.note.Index == 0 || !u.placed) {
 		return u.version
 	}
@@ -51,8 +51,8 @@ func (p *postgres) programs() int {
 	return p.version
 }
 
-// upgradeNote is the note as an agent finds it.
-func (p *postgres) upgradeNote() *ha.Upgrade {
+// upgradeNoted is the note as an agent finds it.
+func upgradeNoted(p *postgres) *ha.Upgrade {
 	if p.upgrade == nil {
 		return nil
 	}
@@ -62,18 +62,21 @@ func (p *postgres) upgradeNote() *ha.Upgrade {
 }
 
 // misfit reports whether the agent's programs are not those of the data.
-func (p *postgres) misfit() bool {
+func misfit(p *postgres) bool {
 	return !p.empty && p.made == workNone && p.host.agent != nil && p.host.agent.version != p.version
 }
 
 // superseded reports whether a member has the data of a version from before an upgrade of the leader's.
-func (p *postgres) superseded(leader *host) bool {
+func superseded(p *postgres, leader *host) bool {
 	return leader != nil && leader != p.host && !p.empty && p.upgrade == nil && p.version < leader.pg.version
 }
 
+// upgradable is member.Postgres, with what a major upgrade does.
+type upgradable struct{ inPostgres }
+
 // beginAnew has the agent begin anew, when it has nothing to do.
 func (a *agent) beginAnew() bool {
-	if !a.BeginsAnew() || !a.Idle() || a.Stopping {
+	if !a.Upgrades.BeginsAnew() || !a.Idle() || a.Stopping {
 		return false
 	}
 	h := a.host
@@ -83,7 +86,7 @@ func (a *agent) beginAnew() bool {
 	return true
 }
 
-func (p inPostgres) BeginUpgrade(w *member.Work, _, above int, done func(error)) {
+func (p upgradable) BeginUpgrade(w *member.Work, _, above int, done func(error)) {
 	p.part(w, 500*time.Millisecond, 5*time.Second, func() error {
 		pg := &p.host.pg
 		if pg.upgrade != nil || pg.aside != nil || pg.empty || pg.full > 0 {
@@ -97,7 +100,7 @@ func (p inPostgres) BeginUpgrade(w *member.Work, _, above int, done func(error))
 	}, done)
 }
 
-func (p inPostgres) UpgradeData(w *member.Work, done func(error)) {
+func (p upgradable) UpgradeData(w *member.Work, done func(error)) {
 	p.part(w, 0, 50*time.Millisecond, func() error {
 		pg := &p.host.pg
 		if pg.running || pg.orphans || pg.remains || !pg.clean || !pg.primary || pg.upgrade == nil {
@@ -115,7 +118,7 @@ func (p inPostgres) UpgradeData(w *member.Work, done func(error)) {
 }
 
 // link is pg_upgrade, and the next timeline.
-func (p inPostgres) link() error {
+func (p upgradable) link() error {
 	pg := &p.host.pg
 	if pg.failing > 0 && p.host.w.chance(0.5) || pg.full > 0 || p.host.w.chance(0.1) {
 		return errors.New("pg_upgrade failed")
@@ -128,7 +131,7 @@ func (p inPostgres) link() error {
 	return nil
 }
 
-func (p inPostgres) PlaceUpgraded(w *member.Work, done func(member.Upgraded, error)) {
+func (p upgradable) PlaceUpgraded(w *member.Work, done func(member.Upgraded, error)) {
 	var made member.Upgraded
 	p.part(w, 0, 20*time.Millisecond, func() error {
 		pg := &p.host.pg
@@ -144,7 +147,7 @@ func (p inPostgres) PlaceUpgraded(w *member.Work, done func(member.Upgraded, err
 	}, func(err error) { done(made, err) })
 }
 
-func (p inPostgres) NoteAnnouncement(w *member.Work, index uint64, done func(error)) {
+func (p upgradable) NoteAnnouncement(w *member.Work, index uint64, done func(error)) {
 	p.part(w, 0, 50*time.Millisecond, func() error {
 		u := p.host.pg.upgrade
 		if u == nil || !u.placed {
@@ -155,10 +158,10 @@ func (p inPostgres) NoteAnnouncement(w *member.Work, index uint64, done func(err
 	}, done)
 }
 
-func (p inPostgres) EndUpgrade(w *member.Work, done func(error)) {
+func (p upgradable) EndUpgrade(w *member.Work, done func(error)) {
 	p.part(w, 0, 50*time.Millisecond, func() error {
 		pg := &p.host.pg
-		if pg.upgrade != nil && (!pg.upgrade.placed || pg.misfit()) {
+		if pg.upgrade != nil && (!pg.upgrade.placed || misfit(pg)) {
 			return errors.New("the programs are another version's")
 		}
 		if pg.upgrade != nil {
@@ -169,7 +172,7 @@ func (p inPostgres) EndUpgrade(w *member.Work, done func(error)) {
 	}, done)
 }
 
-func (p inPostgres) UndoUpgrade(w *member.Work, done func(error)) {
+func (p upgradable) UndoUpgrade(w *member.Work, done func(error)) {
 	p.part(w, 0, time.Second, func() error {
 		pg := &p.host.pg
 		if u := pg.upgrade; u != nil && u.placed {
