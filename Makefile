@@ -140,7 +140,7 @@ test-upgrade: build ## major upgrades: checked, of the data (PostgreSQL 15 to 17
 			POSTGRES_BIN=$${pair% *} POSTGRES_NEXT_BIN=$${pair#* } ../../bin/postgres.test -test.run 'UpgradeCheck|UpgradeData|Superseded' -test.v || exit 1; \
 		done
 	@$(PROGRAMS) && export POSTGRES_BIN=/usr/lib/postgresql/15/bin && export POSTGRES_NEXT_BIN=$$(echo $$(e2e/tools/versions.sh trixie)/usr/lib/postgresql/*/bin) && \
-		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -v -run '^TestUpgrade' ./e2e
+		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -v -run '^(TestUpgrade|TestUpgradeCutShort)$$' ./e2e
 
 .PHONY: packages
 packages: ## dist/: .deb and .rpm for linux amd64 and arm64, bills of materials, checksums
