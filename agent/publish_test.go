@@ -23,10 +23,15 @@ func TestAMemberAlwaysSaysThatItRunsLictor(t *testing.T) {
 		"replica":  {Running: true, Observed: postgres.State{Accepting: true, InRecovery: true, Timeline: 1}},
 	} {
 		a := Agent{log: zerolog.Nop(), board: newBoard(&runner{})}
-		a.m.Member = member.New(member.Settings{}, member.Ports{}, shell{&a}, cluster.Dynamic{})
+		a.m.Member = member.New(member.Settings{}, member.Ports{Postgres: noPostgres{}}, shell{&a}, cluster.Dynamic{})
 		a.m.PG = pg
 		if peer := api.PeerOf(a.m.Value()); peer.Patroni {
 			t.Errorf("%s: it is taken for a member of Patroni's", name)
 		}
 	}
 }
+
+// noPostgres is asked for its version alone.
+type noPostgres struct{ member.Postgres }
+
+func (noPostgres) Major() int { return 15 }

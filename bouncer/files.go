@@ -123,7 +123,7 @@ func (k *fileWriter) apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !k.answered() && ofRoutes.Match(source) {
+	if !k.answered() && mayShowRoutes(source) {
 		_, err := osuser.Keeper(k.file.Path).Stat(k.file.Path)
 		if err == nil { // it may be newer than the state of before
 			return fmt.Errorf("%w: Consul has not said yet where the primaries are; the file stays as it is", render.ErrWaiting)
@@ -181,8 +181,10 @@ func (k *fileWriter) apply(ctx context.Context) error {
 	return nil
 }
 
-// ofRoutes finds what may depend on routes in a template.
-var ofRoutes = regexp.MustCompile(`\b(shards?|primary|replicas|members|readers)\b`)
+// mayShowRoutes reports whether what a template makes may depend on routes.
+func mayShowRoutes(source []byte) bool {
+	return regexp.MustCompile(`\b(shards?|primary|replicas|members|readers)\b`).Match(source)
+}
 
 // isUserlist: it is PgBouncer's users.
 func (k *fileWriter) isUserlist() bool { return k.file.Path == k.config.Setting("auth_file") }

@@ -180,7 +180,7 @@ func (t *LeaseState) Agree(v View, r FailsafeRequest) error {
 
 // BeatOverdue reports whether a leader that reaches Consul would have been seen to beat by now: one that asks for
 // promises has waited for its last beat for longer.
-func (v View) BeatOverdue() bool {
+func BeatOverdue(v View) bool {
 	ttl := v.Config.TTL
 	if b := v.beat(); b != nil {
 		ttl = max(ttl, b.Lease())

@@ -105,7 +105,7 @@ func duty(v View) Decision {
 		return giveUpOr(v, "PostgreSQL has served nobody for primary_start_timeout", duty(rest))
 	case v.Task != TaskNone:
 		busy := wait("the leader, busy: " + string(v.Task))
-		if v.diskFails() && !v.ending() && !v.replacesData() {
+		if diskFails(v) && !v.Task.ending() && !replacesData(v) {
 			return giveUpOr(v, diskFailed+pg.DiskTrouble, busy) // which it may wait for
 		}
 		return busy
@@ -116,7 +116,7 @@ func duty(v View) Decision {
 		return wait("the leader; a restore is undone")
 	case v.mustGiveBack() && !v.Config.Pause:
 		return v.giveBack()
-	case v.diskFails():
+	case diskFails(v):
 		sound := v
 		sound.Postgres.DiskTrouble = ""
 		return giveUpOr(v, diskFailed+pg.DiskTrouble, duty(sound))
@@ -174,13 +174,13 @@ func duty(v View) Decision {
 const diskFailed = "the data directory cannot be written: "
 
 // diskFails reports whether the data directory could not be written for a lease.
-func (v View) diskFails() bool {
+func diskFails(v View) bool {
 	return v.Postgres.DiskTrouble != "" && !v.Config.Pause && !v.Now.Before(v.Postgres.DiskSince.Add(v.Config.TTL))
 }
 
 // ending reports whether what is under way ends this leadership by itself.
-func (v View) ending() bool {
-	switch v.Task {
+func (k TaskKind) ending() bool {
+	switch k {
 	case TaskDemote, TaskHandover, TaskInterrupted:
 		return true
 	}
@@ -190,7 +190,7 @@ func (v View) ending() bool {
 // replacesData reports whether a restore replaces the data, or puts the old ones back: nobody else may lead then,
 // whatever it waits for. Before that, and after it, a restore has the limits of any other task. A major upgrade
 // ends, or is taken back, by limits of its own.
-func (v View) replacesData() bool {
+func replacesData(v View) bool {
 	return v.Task == TaskRestore && (v.Postgres.Replacing || v.Postgres.Data == DataSetAside) || v.Task == TaskUpgrade
 }
 
@@ -225,7 +225,7 @@ func (v View) servesNobody() bool {
 	if v.Task == TaskHandover {
 		limit += stopGrace
 	}
-	return v.Task != TaskDemote && !v.replacesData() && v.unserved(limit)
+	return v.Task != TaskDemote && !replacesData(v) && v.unserved(limit)
 }
 
 func (v View) unserved(limit time.Duration) bool {
@@ -237,7 +237,7 @@ func (v View) unserved(limit time.Duration) bool {
 // that serves nobody, and has not. Nothing is left but to let the lease run out.
 func (v View) overdue(d Decision) bool {
 	givesUp := slices.ContainsFunc(d.Actions, func(a Action) bool { _, is := a.(GiveUp); return is })
-	return (givesUp || v.ending()) && v.unserved(UnservedLimit(v.Config)+stopGrace)
+	return (givesUp || v.Task.ending()) && v.unserved(UnservedLimit(v.Config)+stopGrace)
 }
 
 func (v View) unlessOverdue(d, beat Decision) Decision {

@@ -37,25 +37,25 @@ func (m *Member) HearFailsafe(r ha.FailsafeRequest) error {
 	if err == nil {
 		m.quorum.promised(r)
 	}
-	if err == nil && r.Slots != nil && m.View().BeatOverdue() {
-		m.hearSlots(r.Slots)
+	if err == nil && r.Slots != nil && ha.BeatOverdue(m.View()) {
+		m.Snapshot.Status.Value.Slots = slotsHeard(m.Snapshot, m.Dynamic, r.Slots)
 	}
 	return err
 }
 
-// hearSlots takes in where readers are. A member says that, and a copy of a slot that was moved on cannot be moved
+// slotsHeard is what is taken in of where readers are. A member says that, and a copy of a slot that was moved on cannot be moved
 // back: so it counts only while Consul shows no beats, and for slots that the shard is known to have.
-func (m *Member) hearSlots(slots map[string]int64) {
-	known := m.Snapshot.Status.Value.Slots
+func slotsHeard(s cluster.Snapshot, d cluster.Dynamic, slots map[string]int64) map[string]int64 {
+	known := s.Status.Value.Slots
 	heard := map[string]int64{}
 	for name, at := range slots {
 		_, told := known[name]
-		_, permanent := m.Dynamic.Slots[name]
-		if told || permanent || slotOwner(m.Snapshot, name) != "" {
+		_, permanent := d.Slots[name]
+		if told || permanent || slotOwner(s, name) != "" {
 			heard[name] = at
 		}
 	}
-	m.Snapshot.Status.Value.Slots = heard
+	return heard
 }
 
 // FailsafeInForce reports whether the leader goes on without Consul: this member, by the others' word, or

@@ -275,7 +275,7 @@ func TestReinitializeAfterAnUpgrade(t *testing.T) {
 		if c.args[2] != systemB {
 			t.Errorf("the leader is to have system identifier %v", c.args[2])
 		}
-		c.answer(true)
+		c.answer()
 	}
 	w.agree("Postgres.BeforeStop")
 	w.settle()

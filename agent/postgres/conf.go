@@ -539,10 +539,10 @@ func (p *confFiles) primaryConninfo(u Upstream) string {
 func (p *confFiles) arguments(a as, control Control) []string {
 	p.settings.Lock()
 	defer p.settings.Unlock()
-	return p.argumentsOf(p.commandLineValues(a.role, control))
+	return argumentsOf(p, p.commandLineValues(a.role, control))
 }
 
-func (p *confFiles) argumentsOf(values map[string]string) []string {
+func argumentsOf(p *confFiles, values map[string]string) []string {
 	args := []string{
 		// What is guarded is this directory, whatever a configuration file says.
 		"-D", p.dataDir, "--data_directory=" + p.dataDir, "--config_file=" + p.inConf("postgresql.conf"),

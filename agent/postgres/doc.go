@@ -41,6 +41,7 @@
 //
 //	checker         what PostgreSQL takes
 //	check.go        settings are checked before they are written
+//	start_limits.go settings are compared with the slots and transactions that are there
 //	trial.go        PostgreSQL itself judges its configuration
 //
 //	session         what the local PostgreSQL is asked in SQL: session.go

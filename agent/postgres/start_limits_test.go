@@ -50,8 +50,10 @@ func TestStartLimits(t *testing.T) {
 	if text, err := os.ReadFile("/proc/meminfo"); err != nil || !strings.Contains(string(text), "HugePages_Total:       0") {
 		changes = changes[:len(changes)-1]
 	}
-	for _, statement := range []string{"SELECT pg_create_logical_replication_slot('reader', 'pgoutput')", "CREATE TABLE public.t (n int)",
-		"SELECT pg_create_physical_replication_slot('s' || n, true) FROM generate_series(1, 4) n"} {
+	for _, statement := range []string{
+		"SELECT pg_create_logical_replication_slot('reader', 'pgoutput')", "CREATE TABLE public.t (n int)",
+		"SELECT pg_create_physical_replication_slot('s' || n, true) FROM generate_series(1, 4) n",
+	} {
 		sql(ctx, t, p, statement)
 	}
 	sql(ctx, t, p, "BEGIN; INSERT INTO public.t VALUES (1); PREPARE TRANSACTION 'two'")

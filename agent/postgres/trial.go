@@ -218,7 +218,7 @@ func (p *checker) TryStart(ctx context.Context, c Changed) (why string, err erro
 	if c.Shared != nil {
 		values = sharedValues(c.Shared, Primary, control)
 	}
-	args := p.argumentsOf(values)
+	args := argumentsOf(p.confFiles, values)
 	for _, refused := range []string{p.refusedByData(ctx, values, lines), p.refusedByHost(ctx, dir, args, lines)} {
 		if refused != "" {
 			return refused, nil
