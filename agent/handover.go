@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -197,6 +200,55 @@ func (b *bouncers) poke(ctx context.Context, route cluster.Route, index uint64) 
 			b.log.Debug().Err(err).Str("bouncer", one.Name).Msg("could not be poked")
 		}
 	})
+}
+
+// misses is the first bouncer that misses a leader, too, of those on other hosts than these; empty: none does.
+func (b *bouncers) misses(ctx context.Context, leader string, notOn []string, silent time.Duration) (string, error) {
+	all, err := b.list(ctx)
+	if err != nil {
+		return "", err
+	}
+	return b.firstToMiss(ctx, all, leader, notOn, silent), nil
+}
+
+func (b *bouncers) firstToMiss(ctx context.Context, all []cluster.Bouncer, leader string, notOn []string, silent time.Duration) string {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	near := addressesOf(ctx, notOn)
+	question := cluster.Missing{Namespace: b.namespace, Scope: b.scope, Leader: leader, SilentMS: silent.Milliseconds()}
+	first := make(chan string, 1)
+	b.each(ctx, silent+2*answerSlack, all, func(ctx context.Context, _ int, one cluster.Bouncer) {
+		host, err := url.Parse(one.URL)
+		if err != nil || slices.ContainsFunc(addressesOf(ctx, []string{host.Hostname()}), func(addr string) bool { return slices.Contains(near, addr) }) {
+			return
+		}
+		if err := b.client.PostJSON(ctx, one.URL, "/misses", question, nil); err != nil {
+			b.log.Debug().Err(err).Str("bouncer", one.Name).Msg("is no witness of the leader's silence")
+			return
+		}
+		select {
+		case first <- one.Name:
+			cancel()
+		default:
+		}
+	})
+	select {
+	case name := <-first:
+		return name
+	default:
+		return ""
+	}
+}
+
+// addressesOf are hosts' names and addresses.
+func addressesOf(ctx context.Context, hosts []string) []string {
+	all := slices.Clone(hosts)
+	for _, host := range hosts {
+		if found, err := net.DefaultResolver.LookupHost(ctx, host); err == nil {
+			all = append(all, found...)
+		}
+	}
+	return all
 }
 
 // each calls f for many bouncers at the same time, within a limit.

@@ -221,6 +221,10 @@ func (b toBouncers) EndHandover(limit time.Duration, session string, plan cluste
 	}, done)
 }
 
+func (b toBouncers) Misses(limit time.Duration, leader string, notOn []string, silent time.Duration, done func(string, error)) {
+	call(b.runner, limit, func(ctx context.Context) (string, error) { return b.misses(ctx, leader, notOn, silent) }, done)
+}
+
 func (b toBouncers) Hold(w *member.Work, session string, plan cluster.Handover, onBusy string, done func(error)) {
 	work(b.runner, w, 0, func(ctx context.Context) error { return b.hold(ctx, session, plan, onBusy) }, done)
 }

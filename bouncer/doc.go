@@ -27,6 +27,7 @@
 //	status.go    how every shard stands
 //	missing.go   shards whose route is not known keep what PgBouncer has
 //	answer.go    what leaders of handovers are told
+//	witness.go   what a candidate is told that misses a leader
 //	presence.go  tells Consul what has been applied
 //	state.go     what a restart must know
 //	files.go     further files: users, HAProxy's

@@ -44,6 +44,7 @@ type listenerAPI struct {
 	routeReads, handoverReads *routes.SharedReads
 	listReads                 *rate.Limiter
 	waiting                   waitingReplies
+	witness                   witness
 	// manyUntil is until when pokes leave the reading to the watch, in nanoseconds of Unix.
 	manyUntil atomic.Int64
 	// keep is told of draining, so that a restart does not end it.
@@ -157,6 +158,7 @@ func (a *listenerAPI) handler() http.Handler {
 	}
 	mux.HandleFunc("POST /poke", a.poke)
 	mux.HandleFunc("POST /handover", a.handover)
+	mux.HandleFunc("POST /misses", a.misses)
 	mux.HandleFunc("POST /drain", a.operator(func(w http.ResponseWriter, _ *http.Request) { a.drain(w, true) }))
 	mux.HandleFunc("POST /undrain", a.operator(func(w http.ResponseWriter, _ *http.Request) { a.drain(w, false) }))
 	mux.HandleFunc("POST /pause", a.operator(a.pausing(a.pause)))

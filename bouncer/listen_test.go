@@ -175,6 +175,9 @@ func TestForgedRequestsCostConsulLittle(t *testing.T) {
 				var body map[string]any
 				_, _ = w.post("/poke", cluster.Poke{Namespace: "service", Scope: "s1", Index: 1 << 60}, &body)
 				_, _ = w.post("/poke", cluster.Poke{}, &body)
+				if i%25 == 0 { // it waits for its read
+					_, _ = w.post("/misses", cluster.Missing{Namespace: "service", Scope: "s1", Leader: "x", SilentMS: 1}, &body)
+				}
 				_, _ = w.post("/poke", cluster.Poke{Namespace: "service", Scope: fmt.Sprint("none", i)}, &body)
 				if ctx.Err() != nil {
 					return

@@ -25,11 +25,14 @@ func TestTakeoverByQuorum(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: each host has a network of its own")
 	}
-	for name, mode := range map[string]any{"on": true, "quorum": "quorum"} {
+	for name, shard := range map[string]struct {
+		mode    any
+		members int
+	}{"on": {true, 3}, "quorum": {"quorum", 3}, "two members, and bouncers": {true, 2}} {
 		t.Run(name, func(t *testing.T) {
 			l := start(t, lab.Options{
-				Substrate: lab.Netns, TTL: 30,
-				Dynamic: map[string]any{"synchronous_mode": mode, "takeover": "quorum"},
+				Substrate: lab.Netns, TTL: 30, Members: shard.members,
+				Dynamic: map[string]any{"synchronous_mode": shard.mode, "takeover": "quorum"},
 			})
 			s := l.Shard(0)
 			ctx := within(t)

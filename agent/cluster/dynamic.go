@@ -43,7 +43,8 @@ type Dynamic struct {
 	SynchronousNodeCount int `mapstructure:"synchronous_node_count"`
 	// Takeover says what a leader that falls silent costs: lease (nobody takes its lock before its lease is over) or
 	// quorum (in a synchronous mode its standbys may stand in for the lease: design 5.30). Default: lease. quorum is an
-	// experiment (what it does not cover stands there), and needs synchronous_mode, PostgreSQL 14 or later, and three members on hosts of their own.
+	// experiment (what it does not cover stands there), and needs synchronous_mode, PostgreSQL 14 or later, and three
+	// members on hosts of their own, or two and a bouncer on a third host.
 	Takeover TakeoverPolicy `mapstructure:"takeover"`
 	// SuspectAfter is how long a leader must have answered nobody before a takeover by quorum begins, in
 	// seconds. Without effect with takeover lease.

@@ -132,6 +132,15 @@ type Poke struct {
 	Route *Route `json:"route,omitempty"`
 }
 
+// Missing is the body of POST /misses: a candidate asks whether a bouncer misses the leader of a shard, too. The reply
+// comes when the bouncer has tried that leader for SilentMS, or at once with a status other than 200: it answers, or it is not known.
+type Missing struct {
+	Namespace string `json:"namespace"`
+	Scope     string `json:"scope"`
+	Leader    string `json:"leader"`
+	SilentMS  int64  `json:"silent_ms"`
+}
+
 // Bouncer is the value of a key under lictor/bouncers/: what an agent needs to
 // reach a bouncer, and what the bouncer has applied. The key belongs to the
 // bouncer's session.

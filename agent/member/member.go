@@ -126,7 +126,7 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	m.poll = poll{Shard: shard, peers: p.Peers}
 	m.failsafe = failsafe{Shard: shard, lead: lead, keys: keys, peers: p.Peers}
 	m.deposer = deposer{Shard: shard, peers: p.Peers}
-	m.quorum = quorumTakeover{Shard: shard, lead: lead, local: local, work: work, peers: p.Peers, postgres: p.Postgres, watches: p.Watches}
+	m.quorum = quorumTakeover{Shard: shard, lead: lead, local: local, work: work, peers: p.Peers, bouncers: p.Bouncers, postgres: p.Postgres, watches: p.Watches}
 	m.quorum.hosts = addressBook{Shard: shard, peers: p.Peers, known: map[string]*hostAddresses{}}
 	m.opener = opener{Shard: shard, lead: lead, local: local, commits: &m.commits}
 	m.bootstrap = bootstrapper{Shard: shard, work: work, local: local, leaseState: &lead.LeaseState, consul: p.Consul, postgres: p.Postgres, reread: m.Reread}

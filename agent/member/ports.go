@@ -305,6 +305,8 @@ type Watches interface {
 
 // Bouncers are the poolers' companions.
 type Bouncers interface {
+	// Misses is one that has tried the leader for as long as silent, and was not answered, on a host that is none of these; empty: none.
+	Misses(limit time.Duration, leader string, notOn []string, silent time.Duration, done func(bouncer string, err error))
 	// Poke tells those that serve this shard that the route was written.
 	Poke(route cluster.Route, index uint64)
 	// EndHandover takes a handover's announcement back and tells them that it is over.

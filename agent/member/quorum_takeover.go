@@ -31,6 +31,7 @@ type quorumTakeover struct {
 	local    *Local
 	work     *worker
 	peers    Peers
+	bouncers Bouncers
 	postgres Postgres
 	watches  Watches
 
@@ -58,7 +59,9 @@ type quorumTakeover struct {
 	round string
 	// unread: the note could not be read.
 	unread bool
-	hosts  addressBook
+	// poolers is what bouncers are asked, where no member can be a witness.
+	poolers poolerWitness
+	hosts   addressBook
 }
 
 // attempt is one of this member's own.
@@ -67,7 +70,8 @@ type attempt struct {
 	index     uint64
 	began     cluster.Instant
 	witness   string
-	witnesses int // that have not answered yet
+	witnesses int  // that have not answered yet
+	poolers   bool // one of them is a bouncer
 	asked     bool
 	failed    bool // its own part
 	open      int  // of those asked to detach
@@ -103,6 +107,7 @@ func (q *quorumTakeover) mind() {
 		q.missed = 0
 	}
 	q.probe()
+	q.foresee()
 	if q.lead.LeaseState.Held(q.Now()) {
 		q.hosts.mind()
 	}
@@ -186,23 +191,87 @@ func (q *quorumTakeover) others() []cluster.Member {
 	return all
 }
 
-// begin begins an attempt: the others are asked whether they miss the leader, too. One on the leader's host, or on
-// this one, is no witness, nor is one that may be there.
+// begin begins an attempt: the others are asked whether they miss the leader, too, and bouncers where there are no others.
 func (q *quorumTakeover) begin(index uint64) {
 	a := &attempt{id: q.ID(), index: index, began: q.Now()}
 	q.attempt = a
 	q.After(attemptLimit, func() {})
-	for _, other := range q.others() {
-		if host := hostOf(other); host == "" || q.host == "" || host == q.Host || host == q.host {
-			continue
-		}
+	for _, other := range q.witnesses() {
 		a.witnesses++
 		q.askWhetherItMisses(a, other)
 	}
 	q.Log.Warn().Str("leader", q.leader).Uint64("status", index).Str("attempt", a.id).Msg("leader is silent; asking for a witness")
 	if a.witnesses == 0 {
-		q.After(0, func() {})
+		q.askBouncersFor(a)
 	}
+}
+
+// poolerWitness is what a bouncer has said of a leader, or is about to say.
+type poolerWitness struct {
+	leader string
+	since  cluster.Instant // as of the silence that it was asked for
+	asking bool
+	misses string // the bouncer that misses it; empty: none does
+	at     cluster.Instant
+}
+
+// about reports whether that is about this silence of the leader.
+func (p *poolerWitness) about(q *quorumTakeover) bool {
+	return p.leader == q.leader && p.since == q.since
+}
+
+// foresee asks bouncers before there is an attempt, as they need some time to miss a leader, where no member can be its witness.
+func (q *quorumTakeover) foresee() {
+	s := q.Snapshot.Status
+	if q.host == "" || q.missed < silentProbes || q.poolers.asking || q.poolers.about(q) || q.Now().Before(q.notBefore.Add(-q.Dynamic.SuspectAfter)) {
+		return
+	}
+	if b := s.Value.Lictor; !s.OK() || b == nil || !b.Consents() || !q.Snapshot.Sync.OK() || !q.Snapshot.Sync.Value.Has(q.Name) || len(q.witnesses()) > 0 {
+		return
+	}
+	q.askBouncers()
+}
+
+// askBouncers asks whether they miss the leader, too.
+func (q *quorumTakeover) askBouncers() {
+	p := &q.poolers
+	*p = poolerWitness{leader: q.leader, since: q.since, asking: true}
+	silent := q.Dynamic.SuspectAfter
+	q.bouncers.Misses(silent+attemptLimit, q.leader, []string{q.Host, q.host}, silent, func(bouncer string, err error) {
+		p.asking = false
+		if err == nil {
+			p.misses, p.at = bouncer, q.Now()
+		}
+		if a := q.attempt; a != nil && a.poolers {
+			a.poolers, a.witnesses, a.witness = false, a.witnesses-1, p.misses
+		}
+	})
+}
+
+// askBouncersFor has an attempt wait for the word of a bouncer, unless that is there.
+func (q *quorumTakeover) askBouncersFor(a *attempt) {
+	switch p := &q.poolers; {
+	case p.about(q) && p.misses != "" && q.Now().Sub(p.at) < 2*q.Dynamic.SuspectAfter:
+		a.witness = p.misses
+		*p = poolerWitness{} // for one attempt
+		q.After(0, func() {})
+	case p.asking && p.about(q):
+		a.poolers, a.witnesses = true, 1
+	case p.asking, q.host == "": // one on the leader's host would be asked
+		q.After(0, func() {})
+	default:
+		a.poolers, a.witnesses = true, 1
+		q.askBouncers()
+	}
+}
+
+// witnesses are the members that can be witnesses. One on the leader's host, or on this one, is none, nor is one that
+// may be there.
+func (q *quorumTakeover) witnesses() []cluster.Member {
+	return slices.DeleteFunc(q.others(), func(m cluster.Member) bool {
+		host := hostOf(m)
+		return host == "" || q.host == "" || host == q.Host || host == q.host
+	})
 }
 
 func (q *quorumTakeover) askWhetherItMisses(a *attempt, other cluster.Member) {

@@ -265,3 +265,69 @@ func TestConfiguredFsync(t *testing.T) {
 		t.Error("it will be off, and counts as on")
 	}
 }
+
+// Where no member can be a witness bouncers are, which are asked before there is an attempt.
+func TestBouncerAsWitness(t *testing.T) {
+	w := newWorld(t)
+	w.Snapshot.Members = w.Snapshot.Members[:2]
+	w.Dynamic.Takeover, w.Dynamic.SuspectAfter = cluster.TakeoverQuorum, time.Second
+	w.Snapshot.Status.Value.Lictor.Takeover = cluster.TakeoverQuorum
+	w.Snapshot.Sync = cluster.Entry[cluster.Sync]{ModifyIndex: 91, Value: cluster.NewSync("b", []string{"a"})}
+	silent := func(probes int) {
+		t.Helper()
+		for range probes {
+			w.quorum.mind()
+			w.pass(250 * time.Millisecond)
+			w.answer("Peers.Probe", false)
+		}
+		w.quorum.mind()
+	}
+	silent(1)
+	w.none("Bouncers.Misses")
+	silent(1)
+	c := w.take("Bouncers.Misses")
+	if hosts := c.args[2].([]string); c.args[1] != "b" || len(hosts) != 2 || hosts[0] != "a" || hosts[1] != "b" || c.args[3] != time.Second {
+		t.Fatalf("asked %v", c.args)
+	}
+	silent(3)
+	w.none("Bouncers.Misses") // it is asked already
+	w.quorum.begin(90)
+	if v := w.quorum.view(); v.Witness != "" || v.WitnessesDone {
+		t.Fatalf("it waits for nobody: %+v", v)
+	}
+	c.answer("p1", nil)
+	if v := w.quorum.view(); v.Witness != "p1" || !v.WitnessesDone {
+		t.Fatalf("p1 is no witness: %+v", v)
+	}
+
+	// Its word is there before the attempt, once, and not for long.
+	again := func(before time.Duration, want string) {
+		t.Helper()
+		w.quorum.end(ha.EndAttempt{})
+		w.clock = w.quorum.notBefore
+		w.quorum.poolers = poolerWitness{leader: "b", since: w.quorum.since, misses: "p2", at: w.clock.Add(-before)}
+		w.quorum.begin(90)
+		w.settle()
+		if v := w.quorum.view(); v.Witness != want {
+			t.Fatalf("the witness is %q, want %q", v.Witness, want)
+		}
+	}
+	again(time.Second, "p2")
+	again(2*time.Second, "")
+	w.deny("Bouncers.Misses", errBoom)
+	if v := w.quorum.view(); v.Witness != "" || !v.WitnessesDone {
+		t.Fatalf("a failure is a witness: %+v", v)
+	}
+
+	// A member is preferred, and one of the leader's host is none.
+	w.quorum.end(ha.EndAttempt{})
+	w.Snapshot = w.shard("b")
+	w.quorum.begin(90)
+	w.take("Peers.Misses")
+	w.none("Bouncers.Misses")
+	w.quorum.end(ha.EndAttempt{})
+	w.Snapshot.Members[2].Value.ConnURL = w.Snapshot.Members[1].Value.ConnURL
+	w.quorum.begin(90)
+	w.none("Peers.Misses")
+	w.take("Bouncers.Misses")
+}

@@ -687,6 +687,10 @@ type bouncersPort struct{ w *world }
 
 func (p bouncersPort) Poke(route cluster.Route, _ uint64) { p.w.poked = append(p.w.poked, route) }
 
+func (p bouncersPort) Misses(limit time.Duration, leader string, notOn []string, silent time.Duration, done func(string, error)) {
+	p.w.ask(nil, "Bouncers.Misses", done, limit, leader, notOn, silent)
+}
+
 func (p bouncersPort) EndHandover(limit time.Duration, session string, plan cluster.Handover, done func(error)) {
 	p.w.ask(nil, "Bouncers.EndHandover", done, limit, session, plan)
 }

@@ -383,6 +383,10 @@ type toBouncers struct{ *agent }
 
 func (toBouncers) Poke(cluster.Route, uint64) {}
 
+func (b toBouncers) Misses(limit time.Duration, leader string, _ []string, silent time.Duration, done func(string, error)) {
+	bouncerMisses(b.agent, b.host.w.hostNamed(leader), limit, silent, done)
+}
+
 func (b toBouncers) EndHandover(_ time.Duration, _ string, _ cluster.Handover, done func(error)) {
 	inPostgres(b).work(nil, func(done func(error)) { done(nil) }, done)
 }

@@ -74,6 +74,45 @@ func probe(a *agent, to *host, limit time.Duration, done func(bool)) {
 	})
 }
 
+// bouncerMisses asks a bouncer, which is where Consul is, whether it misses a leader, too.
+func bouncerMisses(a *agent, leader *host, limit, silent time.Duration, done func(string, error)) {
+	const knocks = 4
+	w, over := a.host.w, false
+	me, there := a.host.id, len(w.hosts)
+	finish := func(name string, err error) {
+		if !over {
+			over = true
+			done(name, err)
+			a.step()
+		}
+	}
+	a.later(limit, func() { finish("", errSilent) })
+	a.later(a.dispatch(), func() {
+		w.net.send(me, there, func() {
+			if w.consul.state == consulDown || leader == nil {
+				return
+			}
+			answered := false
+			for i := range knocks {
+				w.after(time.Duration(i)*silent/knocks, func() {
+					w.net.send(there, leader.id, func() {
+						if leader.up && !leader.frozen {
+							w.net.send(leader.id, there, func() { answered = true })
+						}
+					})
+				})
+			}
+			w.after(silent, func() {
+				name := "bouncer"
+				if answered && !w.mutant.WitnessLies {
+					name = ""
+				}
+				w.net.send(there, me, func() { a.do(func() { finish(name, nil) }) })
+			})
+		})
+	})
+}
+
 // KeepDetachment writes the note, and what PostgreSQL would follow after a restart.
 func (p inPostgres) KeepDetachment(w *member.Work, d pg.Detachment, done func(error)) {
 	p.work(w, func(done func(error)) {

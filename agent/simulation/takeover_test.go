@@ -43,6 +43,41 @@ func TestTakeoverByQuorum(t *testing.T) {
 	}
 }
 
+// Of two members one takes over, as a bouncer misses the other, too; not when that one has lost it alone.
+func TestTakeoverByQuorumOfTwo(t *testing.T) {
+	for name, mode := range modes() {
+		for what, fault := range map[string]struct {
+			event Event
+			want  int
+		}{
+			"lost":               {during(60, 50, HostLoss, a), 1},
+			"cut off":            {during(60, 50, Isolate, a), 1},
+			"for the other only": {during(60, 20, CutBoth, a).to(b), 0},
+		} {
+			t.Run(name+" "+what, func(t *testing.T) {
+				t.Parallel()
+				for seed := uint64(1); seed <= *simTimings; seed++ {
+					s := directed(2, byStandbys(mode, 30), fault.event)
+					s.Seed, s.Calm = seed, true
+					var took time.Duration
+					r := Run(s, Options{Trace: func(at time.Duration, line string) {
+						if took == 0 && at > sec(60) && strings.Contains(line, "accepts commits") {
+							took = at - sec(60)
+						}
+					}})
+					if r.Violation != nil {
+						report(t, s, Options{})
+						return
+					}
+					if r.Tally.ByQuorum != fault.want || took > sec(3.5) {
+						t.Errorf("seed %d: %d takeovers by quorum; commits are accepted again after %s", seed, r.Tally.ByQuorum, took)
+					}
+				}
+			})
+		}
+	}
+}
+
 // quorumOf is such a shard of three, in quorum mode, of which b alone can take over; it lags from the moment given on.
 func quorumOf(lags float64, events ...Event) Schedule {
 	s := directed(3, byStandbys("quorum", 30), append([]Event{during(lags, 90-lags, LagReplica, b)}, events...)...)
