@@ -39,6 +39,8 @@ func (p *replication) KeepDetachment(_ context.Context, d Detachment) error {
 	if p.major < 14 {
 		return errNoReload
 	}
+	p.detaching.Lock()
+	defer p.detaching.Unlock()
 	content, err := json.Marshal(d)
 	steps := []func() error{
 		func() error { return err },
@@ -61,6 +63,8 @@ func (p *replication) KeepDetachment(_ context.Context, d Detachment) error {
 // DropDetachment drops the note of a status, and lets the replica have the archive again, also where an earlier attempt came
 // no further than to drop the note.
 func (p *replication) DropDetachment(_ context.Context, d Detachment) error {
+	p.detaching.Lock()
+	defer p.detaching.Unlock()
 	content, err := p.disk.ReadFile(p.stateFile(detachmentNote))
 	var kept Detachment
 	switch {

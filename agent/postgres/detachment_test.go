@@ -2,8 +2,10 @@ package postgres
 
 import (
 	"os"
+	"sync"
 	"testing"
 
+	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
@@ -50,5 +52,21 @@ func TestDetachmentIsDropped(t *testing.T) {
 	must(t, os.Mkdir(b.stateFile(detachmentNote), 0o700))
 	if err := b.DropDetachment(ctx, d); err == nil {
 		t.Error("a note that cannot be read has passed for none")
+	}
+}
+
+// A note that is written while the one before is dropped is not dropped with it.
+func TestDetachmentsAreNotMixedUp(t *testing.T) {
+	p := filesOnly(t)
+	p.local.Store(&config.Postgres{})
+	for status := uint64(1); status <= 300; status += 2 {
+		_ = p.KeepDetachment(t.Context(), Detachment{Status: status}) // nothing runs that could be told
+		var both sync.WaitGroup
+		both.Go(func() { _ = p.DropDetachment(t.Context(), Detachment{Status: status}) })
+		both.Go(func() { _ = p.KeepDetachment(t.Context(), Detachment{Status: status + 1}) })
+		both.Wait()
+		if kept := p.Detachment(); kept == nil || kept.Status != status+1 {
+			t.Fatalf("of %d there is %+v", status+1, kept)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 	"time"
 
@@ -18,6 +19,8 @@ type replication struct {
 	*session
 	*processes
 	*server
+	// detaching is held while the note of a detachment is written or dropped: one that is written meanwhile must not be dropped for the one before.
+	detaching sync.Mutex
 }
 
 // Follow points the running replica at another upstream.

@@ -79,7 +79,7 @@ func assemble(i *installation, l Launcher) *Instance {
 	p.checker = &checker{installation: i, confFiles: p.confFiles, session: p.session}
 	p.processes = &processes{i, p.confFiles, p.dataDirectory, p.session, l, fence.NewTarget(i.dataDir)}
 	p.server = &server{i, p.confFiles, p.dataDirectory, p.walDir, p.session, p.processes, p.checker}
-	p.replication = &replication{i, p.confFiles, p.session, p.processes, p.server}
+	p.replication = &replication{installation: i, confFiles: p.confFiles, session: p.session, processes: p.processes, server: p.server}
 	p.observer = &observer{
 		installation: i, credentials: p.credentials, confFiles: p.confFiles, walDir: p.walDir, session: p.session, processes: p.processes, replication: p.replication,
 		upstreams: p.upstreams,
