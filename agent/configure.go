@@ -132,7 +132,7 @@ func (c *dynamicConfig) reconfigure(cfg config.Config) {
 		c.log.Warn().Strs("settings", changed).Msg("these have changed and take effect when the agent is started anew")
 	}
 	c.cfg.Tags, c.cfg.Log = cfg.Tags, cfg.Log
-	c.m.Tags = cfg.Tags
+	c.m.Retag(cfg.Tags)
 	c.cfg.Postgres.Callbacks = cfg.Postgres.Callbacks
 	c.cfg.Postgres.RemoveOnRewindFail, c.cfg.Postgres.RemoveOnDiverged = cfg.Postgres.RemoveOnRewindFail, cfg.Postgres.RemoveOnDiverged
 	c.pg.Reconfigure(cfg.Postgres)

@@ -48,8 +48,7 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 		case <-timer.C:
 		case <-signals.Stop:
 			signals.Stop = nil
-			a.m.Stopping = true
-			a.m.InterruptTask()
+			a.m.BeginStop()
 			limit := time.NewTimer(member.StopLimit)
 			defer limit.Stop()
 			deadline = limit.C

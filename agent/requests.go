@@ -104,7 +104,7 @@ func (n *node) Switchover(ctx context.Context, request cluster.Failover) (api.Ou
 	if err != nil {
 		return api.Outcome{}, err
 	}
-	if err := n.ask(ctx, func() error { n.m.Refused = ""; return nil }); err != nil {
+	if err := n.ask(ctx, func() error { n.m.ForgetRefusal(); return nil }); err != nil {
 		return api.Outcome{}, err
 	}
 	if err := n.store.Write(ctx, n.keys.Failover(), snapshot.Failover.ModifyIndex, value); err != nil {

@@ -75,7 +75,7 @@ func (n *node) rejoinSync(ctx context.Context) {
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), rejoinLimit)
 	defer cancel()
 	// It fails only when the agent ends, whose tags nobody heeds then.
-	_ = n.ask(limit, func() error { n.m.LeavingSync = false; return nil })
+	_ = n.ask(limit, func() error { n.m.RejoinSync(); return nil })
 }
 
 // rejoinLimit bounds how long a request waits for the loop when it is over.

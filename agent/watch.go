@@ -104,7 +104,7 @@ func (w *watcher) renew(ctx context.Context, id *string, ttl *time.Duration, wan
 		err := w.store.RenewSession(ctx, *id)
 		if err == nil {
 			renewed := *id
-			w.post(func() { w.m.Session = renewed })
+			w.post(func() { w.m.SawSession(renewed) })
 		}
 		if !errors.Is(err, consul.ErrNoSession) {
 			return err
@@ -116,7 +116,7 @@ func (w *watcher) renew(ctx context.Context, id *string, ttl *time.Duration, wan
 		return err
 	}
 	*id, *ttl = created, want
-	w.post(func() { w.m.Session = created })
+	w.post(func() { w.m.SawSession(created) })
 	return nil
 }
 

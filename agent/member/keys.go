@@ -48,6 +48,9 @@ func (k *leaderKeys) ClearFailover(index uint64) {
 	})
 }
 
+// ForgetRefusal forgets why a request was refused: another one follows.
+func (k *leaderKeys) ForgetRefusal() { k.Refused = "" }
+
 // begin reports whether a key may be written now, and notes that it is.
 func (k *leaderKeys) begin(key string) bool {
 	if k.writing[key] || k.Session == "" {

@@ -93,15 +93,18 @@ func (m *Member) restartReplica(upstream string) {
 func (m *Member) thenInSync(steps ...step) step {
 	return func(w *Work, next func(error)) {
 		inOrder(steps...)(w, func(err error) {
-			m.LeavingSync = false
+			m.RejoinSync()
 			next(err)
 		})
 	}
 }
 
+// RejoinSync lets the leader take this member into the key sync again, for whoever has asked for LeaveSync.
+func (m *Member) RejoinSync() { m.LeavingSync = false }
+
 // LeaveSync publishes the tag nosync and waits until the leader has taken this
 // member out of the key sync, or, as there may be nobody to take its place, for two
-// loop_waits, as Patroni does. Whoever asks for it sets LeavingSync back.
+// loop_waits, as Patroni does. Whoever asks for it asks for RejoinSync afterwards.
 func (m *Member) LeaveSync(w *Work, next func(error)) {
 	m.LeavingSync = true
 	m.waiters.await(w, 2*m.Dynamic.LoopWait, func() bool {

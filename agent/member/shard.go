@@ -28,6 +28,12 @@ type Shard struct {
 	logged      map[string]string // problems that were logged and last, by topic
 }
 
+// SawSession hears which Consul session this member has by now.
+func (s *Shard) SawSession(id string) { s.Session = id }
+
+// Retag gives this member other tags.
+func (s *Shard) Retag(tags map[string]any) { s.Tags = tags }
+
 // retryAfter is how soon a request to Consul that certainly failed is tried again, with
 // jitter so that many members do not knock together.
 func (s *Shard) retryAfter() time.Duration {

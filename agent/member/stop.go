@@ -22,6 +22,12 @@ type stopper struct {
 	Stopping bool
 }
 
+// BeginStop hears that the agent is to end: nothing more is begun, and what can be done again is broken off.
+func (s *stopper) BeginStop() {
+	s.Stopping = true
+	s.work.InterruptTask()
+}
+
 // Fencing reports whether PostgreSQL is being fenced.
 func (s *stopper) Fencing() bool { return s.fencing }
 

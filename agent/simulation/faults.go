@@ -238,8 +238,7 @@ func endAgent(w *world, e Event) func() {
 	h := w.hosts[e.Member]
 	if a := h.agent; a != nil {
 		a.do(func() {
-			a.Stopping = true
-			a.InterruptTask()
+			a.BeginStop()
 			a.step()
 		})
 	}

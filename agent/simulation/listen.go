@@ -92,7 +92,7 @@ func (a *agent) keepSession() {
 		}
 		again(min(a.Dynamic.LoopWait, ttl/3))
 		if a.Session != got {
-			a.Session = got
+			a.SawSession(got)
 			a.step()
 		}
 	})
