@@ -14,6 +14,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 const (
@@ -106,7 +107,7 @@ func (a *listenerAPI) misses(w http.ResponseWriter, r *http.Request) {
 // leaderAsRead reads the route anew: that it can be read shows that this host has not lost the others.
 func (a *listenerAPI) leaderAsRead(ctx context.Context, id config.ShardID, name string) (cluster.RouteMember, error) {
 	never := func() bool { return false }
-	if err := a.routeReads.Do(ctx, id, never, func(ctx context.Context) error { return a.watcher.ReadRoute(ctx, id) }); err != nil {
+	if err := a.routeReads.Do(ctx, id, never, func(ctx context.Context) error { return a.watcher.ReadRoute(ctx, id, routes.NoIndex) }); err != nil {
 		return cluster.RouteMember{}, err
 	}
 	known, found := a.table.Get(id)

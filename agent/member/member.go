@@ -72,6 +72,7 @@ type Member struct {
 	Local
 	worker
 	stopper
+	syncLeave
 	waiters    waiters
 	poll       poll
 	failsafe   failsafe
@@ -93,9 +94,8 @@ type Member struct {
 	handovers  handovers
 	promoter   promoter
 
-	hidden      bool // what runs in the data directory is not the shard's yet
-	LeavingSync bool // this standby asks the leader to do without it
-	Upgrades    Upgrades
+	hidden   bool // what runs in the data directory is not the shard's yet
+	Upgrades Upgrades
 	// Restored: the last restore that was asked for here has come to its end; else it
 	// was undone, or is under way (RestoreUnfinished).
 	Restored bool

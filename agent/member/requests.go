@@ -99,8 +99,13 @@ func (m *Member) thenInSync(steps ...step) step {
 	}
 }
 
+// syncLeave is how this standby is out of the key sync while it is stopped.
+type syncLeave struct {
+	LeavingSync bool // it asks the leader to do without it
+}
+
 // RejoinSync lets the leader take this member into the key sync again, for whoever has asked for LeaveSync.
-func (m *Member) RejoinSync() { m.LeavingSync = false }
+func (s *syncLeave) RejoinSync() { s.LeavingSync = false }
 
 // LeaveSync publishes the tag nosync and waits until the leader has taken this
 // member out of the key sync, or, as there may be nobody to take its place, for two

@@ -234,7 +234,8 @@ func TestEventsAreReadAtAPace(t *testing.T) {
 				if !found || len(view.Sheets) == 0 {
 					t.Errorf("%d: %v", i, found)
 				}
-				if strings.Contains(view.Unread, "too many ask") {
+				// The last one's time may be over while it waits for its turn.
+				if strings.Contains(view.Unread, "too many ask") || strings.Contains(view.Unread, "waiting for Consul") {
 					unread.Add(1)
 				}
 			})
