@@ -107,7 +107,7 @@ func TestUpgrade(t *testing.T) {
 func TestUpgradeCutShort(t *testing.T) {
 	l, next := upgradable(t)
 	s := l.Shard(0)
-	for _, after := range []time.Duration{time.Second, 3 * time.Second, 6 * time.Second, 9 * time.Second, 11 * time.Second, 13 * time.Second, 15 * time.Second} {
+	for _, after := range []time.Duration{time.Second, 3 * time.Second, 6 * time.Second, 10 * time.Second} {
 		leader := got(s.AwaitHealthy(within(t)))(t)
 		if got(leader.Status(within(t)))(t).ServerVersion/10000 == next {
 			break
