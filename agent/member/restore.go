@@ -42,6 +42,7 @@ func (m *Member) RestoreTo(r pg.Restore, done func(error)) {
 		return
 	}
 	r.Before, _ = m.Discarded()
+	r.SystemIdentifier = m.Snapshot.Initialize.Value
 	if r.Timeline == 0 {
 		r.Timeline = m.PG.Observed.Timeline
 	}

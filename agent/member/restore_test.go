@@ -32,7 +32,7 @@ func TestRestore(t *testing.T) {
 	w.RestoreTo(pg.Restore{Target: time.Unix(7, 0), Label: "F"}, func(err error) { ended, over = err, true })
 	w.wantTask(ha.TaskRestore)
 	c := w.take("Postgres.BeginRestore")
-	if r := c.args[0].(pg.Restore); r.Timeline != 3 || r.Discarded != 3 || r.Before != 0 || r.Label != "F" {
+	if r := c.args[0].(pg.Restore); r.Timeline != 3 || r.Discarded != 3 || r.Before != 0 || r.Label != "F" || r.SystemIdentifier != systemA {
 		t.Fatalf("%+v", r)
 	}
 	c.answer(nil)

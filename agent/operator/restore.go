@@ -182,10 +182,15 @@ func Restore(ctx context.Context, c *Console, s *Shard, o RestoreOptions) error 
 		return err
 	}
 	leader := plan.leader
+	wal, _ := filepath.EvalSymlinks(filepath.Join(plan.dataDir, "pg_wal"))
 	since := time.Since(target)
 	c.Say("%s is put back to %s:", s.Scope, backup.TargetText(target))
 	plan.tell(c)
 	c.Say("  on          %s, whose data directory is moved aside to %s.before-restore.TIME and never removed", leader.Name, plan.dataDir)
+	c.Say("  tablespaces are restored below %s.tablespaces.TIME, on the disk of the data", plan.dataDir)
+	if wal != "" && filepath.Dir(wal) != plan.dataDir {
+		c.Say("  the WAL     is restored beside %s, which stays with the old data", wal)
+	}
 	c.Say("  discarded   all that was committed since, in %s, up to timeline %d at %s; the archive keeps it", since.Round(time.Second), leader.Timeline, fmt.Sprintf("%X/%X", snapshot.Status.Value.OpTime>>32, snapshot.Status.Value.OpTime&0xffffffff))
 	c.Say("  clients     are held by the poolers as while a shard is down, then get errors, until it is done")
 	c.Say("  the others  are rewound, or made anew, from %s", leader.Name)

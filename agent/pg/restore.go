@@ -12,4 +12,6 @@ type Restore struct {
 	// Discarded is the number that the new timeline must be above, Before the one that the
 	// status had before.
 	Discarded, Before int
+	// SystemIdentifier is the shard's; empty: it is not known.
+	SystemIdentifier string
 }

@@ -29,7 +29,13 @@ type aside struct {
 	// are none.
 	Tablespaces   string `json:"tablespaces,omitempty"`
 	TablespacesID string `json:"tablespaces_id,omitempty"`
+	// WAL is where it has put that, on the disk of the WAL before; empty: it is in the directory.
+	WAL   string `json:"wal,omitempty"`
+	WALID string `json:"wal_id,omitempty"`
 }
+
+// outsideOfRestore is where a restore has put what does not lie in the data directory; empty: there is none.
+type outsideOfRestore struct{ tablespaces, wal string }
 
 // moveAside renames the data directory and removes those that were moved aside
 // before. Of a link it is the target that is renamed, so that the next one is made on
@@ -71,6 +77,11 @@ func (p *dataDirectory) moveAside(ctx context.Context, systemIdentifier string, 
 // nothing is done. tablespaces are where a restore has put those of the directory, if there are any:
 // they stay there, and are removed with it.
 func (p *dataDirectory) renameAside(dir, tablespaces string, noted bool) (string, error) {
+	return renameRestored(p, dir, outsideOfRestore{tablespaces: tablespaces}, noted)
+}
+
+// renameRestored does that for what a restore has made, with all that lies outside of it.
+func renameRestored(p *dataDirectory, dir string, out outsideOfRestore, noted bool) (string, error) {
 	id, err := identity(dir)
 	if err != nil {
 		return "", err
@@ -83,10 +94,16 @@ func (p *dataDirectory) renameAside(dir, tablespaces string, noted bool) (string
 		return "", err
 	}
 	now := aside{Path: dir + asideInfix + time.Now().UTC().Format("20060102T150405.000000"), ID: id}
-	if tablespaces != "" {
-		switch now.TablespacesID, err = identity(tablespaces); {
+	for _, o := range []struct {
+		at       string
+		path, id *string
+	}{{out.tablespaces, &now.Tablespaces, &now.TablespacesID}, {out.wal, &now.WAL, &now.WALID}} {
+		if o.at == "" {
+			continue
+		}
+		switch id, err := identity(o.at); {
 		case err == nil:
-			now.Tablespaces = tablespaces
+			*o.path, *o.id = o.at, id
 		case !errors.Is(err, fs.ErrNotExist):
 			return "", err
 		}
@@ -140,7 +157,7 @@ func (p *dataDirectory) removeAside(a aside) error {
 	case !info.IsDir() || !strings.Contains(filepath.Base(a.Path), asideInfix):
 		return nil // not ours any more
 	}
-	if id, err := identity(a.Path); err != nil || id != a.ID {
+	if still, err := isStill(a.Path, a.ID); err != nil || !still {
 		return err
 	}
 	if pids, err := fence.Processes(a.Path, p.writers()...); err != nil || len(pids) > 0 {
@@ -149,7 +166,7 @@ func (p *dataDirectory) removeAside(a aside) error {
 	if err := mayRemove(a.Path); err != nil {
 		return err
 	}
-	if err := p.removeTablespaces(a); err != nil {
+	if err := p.removeLedTo(a); err != nil {
 		return err
 	}
 	p.log.Info().Str("path", a.Path).Msg("removing an earlier bootstrap that failed")
@@ -164,51 +181,75 @@ func (p *dataDirectory) removeAside(a aside) error {
 	return nil
 }
 
-// removeTablespaces removes those that a restore which was undone has made, before the data that lead
+// isStill reports whether a directory is the one that was noted. Where that cannot be told it stays, and its note.
+func isStill(dir, noted string) (bool, error) {
+	now, err := identity(dir)
+	if err != nil {
+		return false, err
+	}
+	still, err := sameIdentity(noted, now)
+	if err != nil {
+		return false, fmt.Errorf("%s: %w: remove it by hand when nobody needs it", dir, err)
+	}
+	return still, nil
+}
+
+// removeLedTo removes the tablespaces and the WAL that a restore which was undone has made, before the data that lead
 // to them: where these have been moved elsewhere nobody knows who uses them. They are left if they are
 // others by now, or if a data directory that is in use leads there.
-func (p *dataDirectory) removeTablespaces(a aside) error {
-	if a.Tablespaces == "" {
+func (p *dataDirectory) removeLedTo(a aside) error {
+	// The data that are put back, and those of earlier restores, lie beside.
+	dir, _, _ := strings.Cut(a.Path, asideInfix)
+	if a.Tablespaces != "" {
+		dir, _, _ = strings.Cut(a.Tablespaces, restoredTablespaces)
+	}
+	return errors.Join(
+		removeOutside(p, "tablespaces", a.Tablespaces, a.TablespacesID, restoredTablespaces, dir+"*/pg_tblspc/*", a.Path),
+		removeOutside(p, "WAL", a.WAL, a.WALID, restoredWAL, dir+"*/pg_wal", a.Path))
+}
+
+// removeOutside removes one of them, which has infix in its name. links are those that could lead there from other data than from's.
+func removeOutside(p *dataDirectory, what, path, id, infix, links, from string) error {
+	if path == "" {
 		return nil
 	}
-	switch info, err := p.disk.Lstat(a.Tablespaces); {
+	whose := "the " + what + " of what was moved aside"
+	switch info, err := p.disk.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("the tablespaces of what was moved aside: %w", err)
-	case !info.IsDir() || !strings.Contains(filepath.Base(a.Tablespaces), restoredTablespaces):
+		return fmt.Errorf("%s: %w", whose, err)
+	case !info.IsDir() || !strings.Contains(filepath.Base(path), infix):
 		return nil // not ours any more
 	}
-	if id, err := identity(a.Tablespaces); err != nil || id != a.TablespacesID {
+	if still, err := isStill(path, id); err != nil || !still {
 		return err
 	}
-	entries, err := p.disk.ReadDir(a.Tablespaces)
+	entries, err := p.disk.ReadDir(path)
 	if err != nil {
-		return fmt.Errorf("the tablespaces of what was moved aside: %w", err)
+		return fmt.Errorf("%s: %w", whose, err)
 	}
-	for _, path := range append([]string{a.Tablespaces}, below(a.Tablespaces, entries)...) {
-		if why := p.usedByOthers(path); why != "" {
-			return fmt.Errorf("the tablespaces of what was moved aside, %s: %s", path, why)
+	for _, used := range append([]string{path}, below(path, entries)...) {
+		if why := p.usedByOthers(used); why != "" {
+			return fmt.Errorf("%s, %s: %s", whose, used, why)
 		}
 	}
-	// The data that are put back, and those of earlier restores, lie beside.
-	dir, _, _ := strings.Cut(a.Tablespaces, restoredTablespaces)
-	links, err := p.disk.Glob(dir + "*/pg_tblspc/*")
+	found, err := p.disk.Glob(links)
 	if err != nil {
-		return fmt.Errorf("the tablespaces of what was moved aside: %w", err)
+		return fmt.Errorf("%s: %w", whose, err)
 	}
-	for _, link := range links {
-		if to, err := p.disk.EvalSymlinks(link); err == nil && beneath(to, a.Tablespaces) && !beneath(link, a.Path) {
-			return fmt.Errorf("the tablespaces of what was moved aside, %s: %s leads there", a.Tablespaces, link)
+	for _, link := range found {
+		if to, err := p.disk.EvalSymlinks(link); err == nil && beneath(to, path) && !beneath(link, from) {
+			return fmt.Errorf("%s, %s: %s leads there", whose, path, link)
 		}
 	}
-	if err := mayRemove(a.Tablespaces); err != nil {
+	if err := mayRemove(path); err != nil {
 		return err
 	}
-	p.log.Info().Str("path", a.Tablespaces).Msg("removing the tablespaces of an earlier restore that was undone")
+	p.log.Info().Str("path", path).Msg("removing the " + what + " of an earlier restore that was undone")
 	// PostgreSQL's user has made them. Root removes nothing that only a note names.
-	if err := p.disk.Do(func() error { return p.disk.RemoveAll(a.Tablespaces) }); err != nil {
-		return fmt.Errorf("the tablespaces of what was moved aside: %w", err)
+	if err := p.disk.Do(func() error { return p.disk.RemoveAll(path) }); err != nil {
+		return fmt.Errorf("%s: %w", whose, err)
 	}
 	return nil
 }

@@ -511,7 +511,7 @@ func identity(dir string) (string, error) {
 }
 
 // errUnsureIdentity: a note is about the directory that is there, or about one that had its inode before.
-var errUnsureIdentity = errors.New("it cannot be told whether a note is about the data directory that is there now, as its file system does not tell when that was made, " +
+var errUnsureIdentity = errors.New("it cannot be told whether a note is about the directory that is there now, as its file system does not tell when that was made, " +
 	"and its device has another number than when the note was written")
 
 // sameIdentity reports whether two identities are of one directory.
@@ -542,7 +542,7 @@ func (p *installation) isAbout(dir, noted, note string) (bool, error) {
 	}
 	same, err := sameIdentity(noted, now)
 	if err != nil {
-		return false, fmt.Errorf("%w: %s, %s there and %s here; remove that file if the data directory is in order, or have it made anew", err, note, noted, now)
+		return false, fmt.Errorf("%w: %s, %s there and %s at %s; remove that file if that directory is in order, or have it made anew", err, note, noted, now, dir)
 	}
 	return same, nil
 }

@@ -41,11 +41,7 @@ func TestIdentities(t *testing.T) {
 // notes about the directory are not passed over.
 func TestNotesSurviveAnotherDeviceNumber(t *testing.T) {
 	p := filesOnly(t)
-	now, err := identity(p.dataDir)
-	must(t, err)
-	inode, _, _ := strings.Cut(now, "@")
-	inode = inode[strings.LastIndexByte(inode, ':')+1:]
-	earlier := "4094:4093:" + inode
+	earlier := elsewhere(t, p.dataDir)
 	for _, note := range []string{"rewinding", "unfinished", "restore"} {
 		t.Run(note, func(t *testing.T) {
 			content := earlier + "\n"
@@ -77,4 +73,78 @@ func TestNotesSurviveAnotherDeviceNumber(t *testing.T) {
 			}
 		})
 	}
+}
+
+// elsewhere is the identity of a directory on a file system that does not tell when it was made, before a boot that gave its disk
+// another number.
+func elsewhere(t *testing.T, dir string) string {
+	t.Helper()
+	now, err := identity(dir)
+	must(t, err)
+	inode, _, _ := strings.Cut(now, "@")
+	return "4094:4093:" + inode[strings.LastIndexByte(inode, ':')+1:]
+}
+
+// What was moved aside is neither removed nor forgotten, and neither put back nor called something else, and what the callbacks were
+// told is not told again.
+func TestAsidesSurviveAnotherDeviceNumber(t *testing.T) {
+	p := newInstance(t, settings(t, newDir(t), "data"))
+	top := filepath.Dir(p.dataDir)
+	made := func(name string) string {
+		t.Helper()
+		dir := filepath.Join(top, name)
+		must(t, os.MkdirAll(filepath.Join(dir, "base"), 0o700))
+		give(t, p, dir)
+		give(t, p, filepath.Join(dir, "base"))
+		return dir
+	}
+	stays := func(dirs ...string) {
+		t.Helper()
+		for _, dir := range dirs {
+			if _, err := os.Stat(filepath.Join(dir, "base")); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Run("failed", func(t *testing.T) {
+		dir, spaces := made("data"+asideInfix+"1"), made("data"+restoredTablespaces+"1")
+		id, err := identity(dir)
+		must(t, err)
+		list := []aside{{Path: dir, ID: elsewhere(t, dir)}, {Path: dir, ID: id, Tablespaces: spaces, TablespacesID: elsewhere(t, spaces)}}
+		must(t, p.noteAsides(list))
+		must(t, p.removeAsides(""))
+		stays(dir, spaces)
+		if kept, err := p.asides(); err != nil || len(kept) != len(list) {
+			t.Errorf("noted: %+v, %v", kept, err)
+		}
+		if err := p.removeAside(list[0]); !errors.Is(err, errUnsureIdentity) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("restore", func(t *testing.T) {
+		old := made("data" + beforeRestore + "1")
+		must(t, p.writeRestoreNote(RestoreNote{Discarded: 1, Aside: old, ID: elsewhere(t, old)}))
+		if err := p.PutBack(t.Context()); !errors.Is(err, errUnsureIdentity) || strings.Contains(err.Error(), "is not the data directory") {
+			t.Errorf("%v", err)
+		}
+		id, err := identity(old)
+		must(t, err)
+		restored := made("data")
+		must(t, p.writeRestoreNote(RestoreNote{Discarded: 1, Aside: old, ID: id, Made: elsewhere(t, restored)}))
+		if err := p.PutBack(t.Context()); !errors.Is(err, errUnsureIdentity) || strings.Contains(err.Error(), "has not made") {
+			t.Errorf("%v", err)
+		}
+		stays(old, restored)
+	})
+	t.Run("told", func(t *testing.T) {
+		must(t, p.KeepCallbackState(CallbackState{Role: "primary"}))
+		content, err := os.ReadFile(p.stateFile("told"))
+		must(t, err)
+		id, err := identity(p.dataDir)
+		must(t, err)
+		must(t, os.WriteFile(p.stateFile("told"), []byte(strings.Replace(string(content), id, elsewhere(t, p.dataDir), 1)), 0o600))
+		if told, err := p.RecallCallbackState(); err != nil || told.Role != "primary" {
+			t.Errorf("%+v, %v", told, err)
+		}
+	})
 }

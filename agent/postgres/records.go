@@ -37,7 +37,8 @@ func (p *records) RecallCallbackState() (CallbackState, error) {
 	if err := json.Unmarshal(content, &kept); err != nil {
 		return CallbackState{}, fmt.Errorf("what the callbacks were told last: %s: %w", p.stateFile("told"), err)
 	}
-	if id, err := identity(p.dataDir); err != nil || id != kept.Identity {
+	// Where it cannot be told whether it is the same, it most likely is, on a disk that has another number since the last boot.
+	if about, err := p.isAbout(p.dataDir, kept.Identity, p.stateFile("told")); !about && !errors.Is(err, errUnsureIdentity) {
 		return CallbackState{}, nil //nolint:nilerr // there is no such data directory any more
 	}
 	return kept.CallbackState, nil

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,6 +28,8 @@ const (
 	// restoredTablespaces does for the tablespaces of the restored data: they are the shard's,
 	// and must not pass for a part of what may be removed one day.
 	restoredTablespaces = ".tablespaces."
+	// restoredWAL does for the WAL of the restored data, where that of the old ones lies on another disk: beside it.
+	restoredWAL = ".restored-wal."
 )
 
 // restorer puts a shard back to an earlier moment.
@@ -119,6 +123,9 @@ func (p *dataDirectory) BeginRestore(ctx context.Context, r pg.Restore) error {
 	if err := movable(dir); err != nil {
 		return err
 	}
+	if _, err := walBeside(p, dir, "x"); err != nil {
+		return err
+	}
 	if upgrade, err := p.UpgradeNote(); err != nil || upgrade != nil {
 		return errors.Join(err, errors.New("a major upgrade has not ended"))
 	}
@@ -133,6 +140,98 @@ func (p *dataDirectory) BeginRestore(ctx context.Context, r pg.Restore) error {
 		return fmt.Errorf("the restore was not begun: %w", err)
 	}
 	return p.writeRestoreNote(note)
+}
+
+// walBeside is where the WAL of restored data goes: beside the directory that pg_wal of the old data in dir leads to, on its disk.
+// Empty: it is in the data.
+func walBeside(p *dataDirectory, dir, at string) (string, error) {
+	link := filepath.Join(dir, "pg_wal")
+	if !isLink(link) {
+		return "", nil
+	}
+	to, err := p.disk.EvalSymlinks(link)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		p.log.Warn().Str("link", link).Msg("the link leads nowhere; the restored WAL will be in the data directory")
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("what %s leads to: %w", link, err)
+	case beneath(to, dir):
+		return "", nil
+	}
+	mounts, err := mountPoints()
+	if err != nil {
+		return "", err
+	}
+	if slices.Contains(mounts, to) || !p.makesFilesIn(filepath.Dir(to)) {
+		return "", fmt.Errorf("%s leads to %s, and PostgreSQL's user can make no directory beside that, on its disk, for the restored WAL: let it be a directory below that, or restore beside the shard (--as)", link, to)
+	}
+	if i := strings.LastIndex(to, restoredWAL); i > 0 {
+		to = to[:i]
+	}
+	return to + restoredWAL + at, nil
+}
+
+// placeWAL moves the restored WAL to where walBeside says, unless the restore has made a link itself.
+func (p *restorer) placeWAL(note *RestoreNote) error {
+	_, at := note.cut()
+	to, err := walBeside(p.dataDirectory, note.Aside, at)
+	wal := p.inData("pg_wal")
+	if err != nil || to == "" || isLink(wal) {
+		return err
+	}
+	if err := p.copyTo(to, wal); err != nil {
+		return fmt.Errorf("moving the restored WAL to %s: %w", to, err)
+	}
+	if err := p.disk.Do(func() error { return errors.Join(p.disk.RemoveAll(wal), os.Symlink(to, wal)) }); err != nil {
+		return fmt.Errorf("moving the restored WAL to %s: %w", to, err)
+	}
+	p.log.Warn().Str("pg_wal", to).Msg("the restored WAL is beside the old one, on its disk")
+	if err := p.disk.Sync(to); err != nil {
+		return fmt.Errorf("moving the restored WAL to %s: %w", to, err)
+	}
+	return p.syncDir(p.dataDir)
+}
+
+// copyTo copies a directory of PostgreSQL's user's to another disk.
+func (p *restorer) copyTo(to, from string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		target, mode := to+strings.TrimPrefix(path, from), info.Mode().Perm() // which may let the group read
+		switch {
+		case d.IsDir():
+			return p.disk.Mkdir(target, mode)
+		case !d.Type().IsRegular():
+			return fmt.Errorf("%s is no file", path)
+		}
+		in, err := p.disk.Open(path)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		out, err := p.disk.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(out, in)
+		return errors.Join(err, out.Sync(), out.Close())
+	})
+}
+
+// outside is what the restored data have outside of them.
+func (p *restorer) outside(note *RestoreNote) outsideOfRestore {
+	out := outsideOfRestore{tablespaces: note.tablespaces()}
+	_, at := note.cut()
+	if to, err := p.disk.EvalSymlinks(filepath.Join(note.dir(), "pg_wal")); err == nil && strings.HasSuffix(to, restoredWAL+at) {
+		out.wal = to
+	}
+	return out
 }
 
 // movable says why a data directory cannot be moved aside.
@@ -222,6 +321,12 @@ func (p *restorer) Restore(ctx context.Context, b config.Backup, r pg.Restore) e
 	if err == nil {
 		err = p.refuseBorrowed()
 	}
+	if err == nil && r.SystemIdentifier != "" && control.SystemIdentifier != r.SystemIdentifier {
+		err = fmt.Errorf("the backup is of another cluster (system identifier %s) than the shard's (%s): see lictor.backup.stanza", control.SystemIdentifier, r.SystemIdentifier)
+	}
+	if err == nil {
+		err = p.placeWAL(note)
+	}
 	if err == nil {
 		err = p.skipTimelines(r.Timeline, r.Discarded)
 	}
@@ -273,7 +378,15 @@ func (p *restorer) PutBack(ctx context.Context) error {
 	case !aside:
 		return nil
 	}
-	if id, err := identity(note.Aside); err != nil || id != note.ID {
+	now, err := identity(note.Aside)
+	old := false
+	if err == nil {
+		old, err = sameIdentity(note.ID, now)
+	}
+	switch {
+	case errors.Is(err, errUnsureIdentity):
+		return fmt.Errorf("%s: %w: if these are the data that a restore has moved there, put them back to %s by hand, then remove %s", note.Aside, err, p.dataDir, p.stateFile("restore"))
+	case err != nil || !old:
 		return errors.Join(err, fmt.Errorf("%s is not the data directory that a restore has moved there: put that back to %s by hand, then remove %s",
 			note.Aside, p.dataDir, p.stateFile("restore")))
 	}
@@ -314,15 +427,20 @@ func (p *restorer) clearPlace(note *RestoreNote) error {
 		}
 		return nil
 	}
-	id, err := identity(dir)
+	now, err := identity(dir)
 	if err != nil {
 		return err
 	}
-	if ours, err := p.marked(); err != nil || ours == nil && id != note.Made {
+	made, err := sameIdentity(note.Made, now)
+	if err != nil {
+		return fmt.Errorf("%s: %w: move it elsewhere, and the data that it was to replace are put back from %s; or, if these are the shard's data, remove %s",
+			dir, err, note.Aside, p.stateFile("restore"))
+	}
+	if ours, err := p.marked(); err != nil || ours == nil && !made {
 		return errors.Join(err, fmt.Errorf("%s holds what the restore has not made, and the data that it was to replace lie at %s: move it elsewhere, and they are put back; "+
 			"or, if these are the shard's data, remove %s", dir, note.Aside, p.stateFile("restore")))
 	}
-	failed, err := p.renameAside(dir, note.tablespaces(), false)
+	failed, err := renameRestored(p.dataDirectory, dir, p.outside(note), false)
 	if err != nil {
 		return err
 	}

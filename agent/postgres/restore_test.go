@@ -326,6 +326,11 @@ func TestRestoreToAMoment(t *testing.T) {
 		give(t, p, space)
 		sql(ctx, t, p, "CREATE TABLESPACE elsewhere LOCATION '"+space+"'")
 	})
+	wal := filepath.Join(dir, "wal")
+	must(t, p.Stop(ctx, Fast))
+	must(t, os.Rename(p.inData("pg_wal"), wal))
+	must(t, os.Symlink(wal, p.inData("pg_wal")))
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
 	sql(ctx, t, p, "SELECT pg_sleep(1.1)") // pgBackRest counts in seconds
 	sql(ctx, t, p, "CREATE TABLE public.kept TABLESPACE elsewhere AS SELECT 42 AS answer")
 	target := time.Now()
@@ -350,6 +355,16 @@ func TestRestoreToAMoment(t *testing.T) {
 	must(t, p.EndRestore())
 	must(t, p.BeginRestore(t.Context(), r))
 	must(t, p.SetAside())
+	other := r
+	other.SystemIdentifier = "1" + id
+	if err := p.Restore(ctx, b, other); err == nil || !strings.Contains(err.Error(), "another cluster") {
+		t.Errorf("the backup of another cluster: %v", err)
+	}
+	must(t, p.PutBack(ctx))
+	must(t, p.EndRestore())
+	r.SystemIdentifier = id
+	must(t, p.BeginRestore(r))
+	must(t, p.SetAside())
 	must(t, p.Restore(ctx, b, r))
 	// It can still be undone: a standby that asked the archive would follow its timeline.
 	early := func() []string {
@@ -371,6 +386,15 @@ func TestRestoreToAMoment(t *testing.T) {
 		}
 		return nil
 	})
+	// The WAL stays on its disk, and that of the old data with them.
+	if to, err := os.Readlink(p.inData("pg_wal")); err != nil || !strings.HasPrefix(to, wal+restoredWAL) {
+		t.Errorf("the restored WAL is in %q, %v", to, err)
+	} else if segments := matches(t, to, "00000004????????????????"); len(segments) == 0 {
+		t.Error("no WAL is written there")
+	}
+	if left := matches(t, wal, "00000001????????????????"); len(left) == 0 {
+		t.Error("the WAL of the old data has gone")
+	}
 	// What may be removed one day has no part of the shard.
 	if at := value(ctx, t, p, "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'elsewhere'"); !strings.HasPrefix(at, p.dataDir+restoredTablespaces) {
 		t.Errorf("the restored tablespace is in %s", at)
@@ -380,6 +404,24 @@ func TestRestoreToAMoment(t *testing.T) {
 	}
 	if left, err := filepath.Glob(p.dataDir + beforeRestore + "*/PG_VERSION"); err != nil || len(left) != 1 {
 		t.Errorf("the old data: %v, %v", left, err)
+	}
+}
+
+// A restore for whose WAL there is no place on the disk of the WAL is refused before anything is done.
+func TestRestoreWithoutAPlaceForItsWAL(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	p, roots, as := attacked(t)
+	bootstrapped(ctx, t, p)
+	wal := filepath.Join(roots, "wal")
+	as("mv", p.inData("pg_wal"), filepath.Join(filepath.Dir(p.dataDir), "wal"))
+	must(t, os.Rename(filepath.Join(filepath.Dir(p.dataDir), "wal"), wal))
+	as("ln", "-s", wal, p.inData("pg_wal"))
+	if err := p.BeginRestore(pg.Restore{Discarded: 1}); err == nil || !strings.Contains(err.Error(), wal) {
+		t.Errorf("%v", err)
+	}
+	if note, err := p.RestoreNote(); note != nil || err != nil {
+		t.Errorf("%+v, %v", note, err)
 	}
 }
 

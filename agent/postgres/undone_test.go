@@ -61,9 +61,9 @@ func TestUndoneRestoreHasWhatItLeadsTo(t *testing.T) {
 		if to, err := os.Readlink(p.inData("pg_wal")); err != nil || to != wal {
 			t.Errorf("%s: the WAL is in %s, %v", c.name, to, err)
 		}
-		failed, made := matches(t, dir, "source.failed.*"), matches(t, dir, "source"+restoredTablespaces+"*")
-		if len(failed) != 1 || len(made) > 1 {
-			t.Errorf("%s: there are %v and %v", c.name, failed, made)
+		failed, made, walMade := matches(t, dir, "source.failed.*"), matches(t, dir, "source"+restoredTablespaces+"*"), matches(t, dir, "wal"+restoredWAL+"*")
+		if len(failed) != 1 || len(made) > 1 || len(walMade) != 1 {
+			t.Errorf("%s: there are %v, %v and %v", c.name, failed, made, walMade)
 		}
 	}
 }
