@@ -323,7 +323,10 @@ func (c *ConnCloser) places(ctx context.Context) places {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	gone := places{map[place]bool{}, map[netip.AddrPort]bool{}, map[place]bool{}, map[namedPlace]bool{}, c.spared}
-	for t := range c.targets {
+	for t, until := range c.targets {
+		if c.mayBeThere(t, until) {
+			continue
+		}
 		for _, a := range c.found[t.from.Host] {
 			at := netip.AddrPortFrom(a, uint16(t.from.Port))
 			gone.databases[place{t.database, at}], gone.addresses[at] = true, true
@@ -342,6 +345,20 @@ func (c *ConnCloser) places(ctx context.Context) places {
 		}
 	}
 	return gone
+}
+
+// mayBeThere reports whether a target may be where its database leads by now, by a name that is still looked up. A
+// resolver that is silent is not waited for longer than a moment.
+func (c *ConnCloser) mayBeThere(t target, until time.Time) bool {
+	if time.Until(until) < lingerFor-lingerPace {
+		return false
+	}
+	for host := range strings.SplitSeq(c.leads[t.database].Host, ",") {
+		if c.looking[host] {
+			return true
+		}
+	}
+	return false
 }
 
 // lookUp looks for the addresses of the targets' hosts, of all at once, and waits a moment.
