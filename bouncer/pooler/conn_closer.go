@@ -3,6 +3,7 @@ package pooler
 import (
 	"context"
 	"errors"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -223,7 +224,7 @@ func (c *ConnCloser) closeAll(ctx context.Context, console *Console) error {
 	// Asked for after the sockets were listed, it has all of those that are PgBouncer's.
 	own := sync.OnceValues(func() (map[uint32]bool, error) { return ownSockets(ctx, conn) })
 	var unseen error
-	is := lostSockets(lost, gone, func(inode uint32) bool {
+	is := lostSockets(slices.Values(lost), gone, func(inode uint32) bool {
 		sockets, err := own()
 		unseen = err
 		return sockets[inode]
@@ -447,9 +448,9 @@ func (p places) servers(servers []pgbouncer.Server) (lost []pgbouncer.Server) {
 // lostSockets reports whether a socket is one of PgBouncer's lost connections, by its
 // local port. Attempts to connect have none yet in SHOW SERVERS: there the target decides, and
 // own, which reports whether a socket is PgBouncer's. Other programs knock there, too.
-func lostSockets(lost []pgbouncer.Server, gone places, own func(inode uint32) bool) func(tcpSocket) bool {
-	connections := make(map[connection]bool, len(lost))
-	for _, l := range lost {
+func lostSockets(lost iter.Seq[pgbouncer.Server], gone places, own func(inode uint32) bool) func(tcpSocket) bool {
+	connections := map[connection]bool{}
+	for l := range lost {
 		if at, ok := connectionTo(l); ok {
 			connections[at] = true
 		}

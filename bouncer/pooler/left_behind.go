@@ -158,7 +158,7 @@ func (c *ConnCloser) closeBehind(ctx context.Context, console *Console) (more bo
 			lost = append(lost, b.Server)
 		}
 	}
-	return true, c.free(ctx, conn, lost, lostSockets(lost, places{}, nil), stands)
+	return true, c.free(ctx, conn, lost, lostSockets(slices.Values(lost), places{}, nil), stands)
 }
 
 // connection is one as both the kernel and PgBouncer name it.

@@ -82,7 +82,7 @@ func TestFreeElsewhere(t *testing.T) {
 	lost := []pgbouncer.Server{{Database: "s1", Addr: "10.0.0.1", Port: 5432, LocalPort: 1001}}
 	yes := func() bool { return true }
 	// There is no console to ask: it is not needed where all was found.
-	if err := c.free(t.Context(), nil, lost, lostSockets(lost, places{}, nil), yes); err != nil || !slices.Equal(asked, []string{"10.0.0.9:1001"}) {
+	if err := c.free(t.Context(), nil, lost, lostSockets(slices.Values(lost), places{}, nil), yes); err != nil || !slices.Equal(asked, []string{"10.0.0.9:1001"}) {
 		t.Errorf("%v, closed were %v", err, asked)
 	}
 }
