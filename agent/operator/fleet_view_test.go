@@ -256,7 +256,8 @@ func TestEventsAreReadAtAPace(t *testing.T) {
 		<-w.turn
 		asking.Wait()
 		most := eventsRate + int(eventsLimit.Seconds()*eventsRate)
-		if n := len(w.events); n == 0 || n > most || int(unread.Load()) != shards-n {
+		// The last turn and the end of patience are at the same moment: one may meet with either.
+		if n := len(w.events); n < most-1 || n > most || int(unread.Load()) < shards-n-1 {
 			t.Errorf("the events of %d shards were read, of %d not; want %d at the most", n, unread.Load(), most)
 		}
 	})

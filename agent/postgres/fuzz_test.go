@@ -104,7 +104,8 @@ func FuzzSlotFiles(f *testing.F) {
 	path := regexp.MustCompile(`^pg_logical/snapshots/[0-9A-F]{1,8}-[0-9A-F]{1,8}\.snap$`)
 	f.Fuzz(func(t *testing.T, state []byte, name string, snapshot []byte) {
 		state, snapshot = slices.Clone(state), slices.Clone(snapshot) // the fuzzer's own are not to be changed
-		for _, sum := range []bool{false, true} {                     // a random checksum is hardly ever right
+		// A random checksum is hardly ever right.
+		for _, sum := range []bool{false, true} {
 			for _, b := range [][]byte{state, snapshot} {
 				if sum && len(b) > slotSummed {
 					binary.NativeEndian.PutUint32(b[4:], crc32.Checksum(b[slotSummed:], crc32.MakeTable(crc32.Castagnoli)))
