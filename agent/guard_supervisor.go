@@ -232,52 +232,19 @@ func (g *guarded) mark(change func() error, done func(error)) {
 	})
 }
 
-// longAgo is a moment in the past.
-const longAgo = cluster.Instant(1)
-
 // recall asks the guard that an earlier run of this agent left; none: no guard runs.
 func (g *guardSupervisor) recall(ctx context.Context) (r member.Recalled, none bool) {
 	status, err := g.client.Recall(ctx)
-	switch {
-	case errors.Is(err, fence.ErrNoGuard):
-		return g.marked(r), true
-	case err != nil:
+	none = errors.Is(err, fence.ErrNoGuard)
+	says := member.GuardSays{Runs: !none, Answers: err == nil, Fired: status.Fired, Until: status.Until}
+	if err != nil && !none {
 		g.log.Error().Err(err).Msg("the guard runs, but does not answer")
-		if r = g.marked(r); r.Paused {
-			return r, false
-		}
-		return member.Recalled{Until: longAgo}, false
-	case status.Fired:
-		return member.Recalled{Until: longAgo}, false
 	}
-	r = member.Recalled{Until: status.Until, Deadline: status.Until}
 	var m member.PersistedState
 	if len(status.PersistedState) > 0 && json.Unmarshal(status.PersistedState, &m) == nil {
-		r.PersistedState = &m
+		says.PersistedState = &m
 	}
-	switch {
-	case !status.Until.IsZero():
-	case r.PersistedState != nil && r.PersistedState.Paused:
-		r.Paused = true
-	default:
-		r.PersistedState = nil
-		r = g.marked(r)
-	}
-	return r, false
-}
-
-// marked adds what the mark beside the data says, when no guard knows.
-func (g *guardSupervisor) marked(r member.Recalled) member.Recalled {
-	switch said := g.led.read(); {
-	case said == nil:
-		r.Unled = true
-	case said.paused:
-		r.Paused = true
-	case said.ended: // a former leader's data: it may wait for Consul, and not for long
-	default:
-		r.Until = said.until
-	}
-	return r
+	return member.Recall(says, g.led.read()), none
 }
 
 func encodePersisted(m member.PersistedState) json.RawMessage {

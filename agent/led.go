@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
@@ -22,28 +23,22 @@ type ledMark struct {
 
 	mu sync.Mutex
 	// said is what this run has written, nil: nothing.
-	said *ledState
-}
-
-type ledState struct {
-	until  cluster.Instant // zero: there was no lease
-	paused bool
-	ended  bool // PostgreSQL has stopped since, or is a replica
+	said *member.LedMark
 }
 
 // endedText is all that a mark of what has ended says: it holds in any boot.
 const endedText = "ended"
 
-// text is what the mark's file holds.
-func (s ledState) text() (string, error) {
-	if s.ended {
+// markText is what the mark's file holds.
+func markText(s member.LedMark) (string, error) {
+	if s.Ended {
 		return endedText + "\n", nil
 	}
 	boot, err := bootID()
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s %d %t\n", boot, s.until, s.paused), nil
+	return fmt.Sprintf("%s %d %t\n", boot, s.Until, s.Paused), nil
 }
 
 // bootID names this boot of the host.
@@ -60,19 +55,19 @@ func bootID() (string, error) {
 func (l *ledMark) leads(until cluster.Instant) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if until.IsZero() || l.said != nil && !l.said.paused && !l.said.ended {
+	if until.IsZero() || l.said != nil && !l.said.Paused && !l.said.Ended {
 		return nil
 	}
-	return l.writeOrCut(ledState{until: until})
+	return l.writeOrCut(member.LedMark{Until: until})
 }
 
 // writeOrCut is write, where there may be no room for another mark. One that is cut to
 // nothing counts as that of a lease that is over; a beat must not fail, and end the lease,
 // for want of more.
-func (l *ledMark) writeOrCut(s ledState) error {
+func (l *ledMark) writeOrCut(s member.LedMark) error {
 	err := l.write(s)
 	if err != nil && l.files.For(func() error { return os.Truncate(l.path, 0) }, l.path) == nil {
-		l.said = &ledState{until: longAgo}
+		l.said = &member.LedMark{Until: member.LongAgo}
 		return nil
 	}
 	return err
@@ -82,14 +77,14 @@ func (l *ledMark) writeOrCut(s ledState) error {
 func (l *ledMark) rests() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.said != nil && l.said.paused {
+	if l.said != nil && l.said.Paused {
 		return nil
 	}
-	return l.write(ledState{paused: true})
+	return l.write(member.LedMark{Paused: true})
 }
 
-func (l *ledMark) write(s ledState) error {
-	text, err := s.text()
+func (l *ledMark) write(s member.LedMark) error {
+	text, err := markText(s)
 	if err != nil {
 		return err
 	}
@@ -114,17 +109,17 @@ func (l *ledMark) write(s ledState) error {
 func (l *ledMark) ends() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.said != nil && l.said.ended {
+	if l.said != nil && l.said.Ended {
 		return nil
 	}
 	l.said = nil
 	if _, err := l.files.Lstat(l.path); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err := l.writeOrCut(ledState{ended: true}); err != nil {
+	if err := l.writeOrCut(member.LedMark{Ended: true}); err != nil {
 		return fmt.Errorf("it has ended: %w", err)
 	}
-	if !l.said.ended { // cut to nothing: the next mark is to be written all the same
+	if !l.said.Ended { // cut to nothing: the next mark is to be written all the same
 		l.said = nil
 	}
 	return nil
@@ -132,27 +127,20 @@ func (l *ledMark) ends() error {
 
 // read is what an earlier run has left, nil: it never led. A mark that cannot be read
 // counts as one of a lease that is over.
-func (l *ledMark) read() *ledState {
+func (l *ledMark) read() *member.LedMark {
 	content, err := l.files.ReadFile(l.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err == nil && strings.TrimSpace(string(content)) == endedText {
-		return &ledState{ended: true}
+		return &member.LedMark{Ended: true}
 	}
 	var boot string
-	var s ledState
+	var s member.LedMark
 	now, bootErr := bootID()
-	_, scanErr := fmt.Sscanf(string(content), "%s %d %t", &boot, (*int64)(&s.until), &s.paused)
-	switch {
-	case errors.Join(err, bootErr, scanErr) != nil:
-		return &ledState{until: longAgo}
-	case boot != now && !s.paused: // whatever runs now was started past this agent, by data that another member's may have left behind
-		s.until = longAgo
-	case boot != now:
-		return nil
-	case !s.paused:
-		s.until = max(s.until, longAgo)
+	_, scanErr := fmt.Sscanf(string(content), "%s %d %t", &boot, (*int64)(&s.Until), &s.Paused)
+	if errors.Join(err, bootErr, scanErr) != nil {
+		return &member.LedMark{Until: member.LongAgo}
 	}
-	return &s
+	return s.In(boot == now)
 }
