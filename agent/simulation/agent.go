@@ -24,9 +24,11 @@ type agent struct {
 	version      int // of the programs (upgrade.go)
 	configIndex  uint64
 	onFailsafe   bool
-	holds        bool    // it does not weaken synchronous_commit for now
-	shown        ha.Peer // what other members are told
-	before       int64   // where its PostgreSQL was, as it was known when it was asked to detach (LookedBefore)
+	holds        bool       // it does not weaken synchronous_commit for now
+	troubled     bool       // its last probe of the disk has found trouble
+	probe        *diskProbe // that has not come back
+	shown        ha.Peer    // what other members are told
+	before       int64      // where its PostgreSQL was, as it was known when it was asked to detach (LookedBefore)
 }
 
 // startAgent begins a run of the agent's process.
@@ -42,7 +44,7 @@ func (h *host) startAgent() {
 	a.Member = member.New(member.Settings{
 		Name: h.name, SessionName: "shard-" + h.name, Keys: keys(), PrimaryWord: cluster.RolePrimary,
 		ConnURL: "postgres://" + h.name + ":5432/postgres", APIURL: "http://" + h.name, Host: h.name, Port: 5432, Tags: h.tags, Margins: func(ttl time.Duration) ha.FenceMargins { return h.w.schedule.margins(h.id, ttl) }, ScriptLimit: time.Minute,
-		MayRewind: func() bool { return true }, MayRemove: func(cluster.Dynamic) string { return "" },
+		MayRewind: func() bool { return h.w.schedule.mayRewind(h.id) }, MayRemove: func(cluster.Dynamic) string { return h.w.schedule.mayRemove(h.id) },
 		Decided: a.decided, Shown: h.w.shown(), Log: h.w.log(h.name),
 	}, a.ports(), shell{a}, h.w.schedule.bootConfig())
 	h.changes(func() { h.agent = a })
@@ -51,6 +53,7 @@ func (h *host) startAgent() {
 	a.later(h.w.between(0, 5*time.Millisecond), a.keepSession)
 	a.later(h.w.between(0, 5*time.Millisecond), func() { a.watchConsul(0) })
 	a.later(0, a.watchPostgres)
+	a.watchDisk()
 	a.later(0, a.step)
 }
 

@@ -21,7 +21,6 @@ const (
 	StopBoth          Kind = "stop-guard-and-watcher"
 	KillPostmaster    Kind = "kill-postmaster"
 	HangPostmaster    Kind = "hang-postmaster" // of a primary for ever, unless it is killed
-	HangDisk          Kind = "hang-disk"       // for whoever begins a task
 	SlowPostgres      Kind = "slow-postgres"
 	LagReplica        Kind = "lag-replica"
 	HostLoss          Kind = "host-loss"
@@ -308,21 +307,6 @@ func slowPostgres(w *world, e Event) func() {
 	return func() { pg.slow = 0 }
 }
 
-func hangDisk(w *world, e Event) func() {
-	h := w.hosts[e.Member]
-	h.pg.diskHangs++
-	return func() {
-		if h.pg.diskHangs--; h.pg.diskHangs > 0 {
-			return
-		}
-		left := h.pg.waiting
-		h.pg.waiting = nil
-		for _, f := range left {
-			w.after(w.between(0, 20*time.Millisecond), func() { h.process(func() { h.pg.onDisk(f) }) })
-		}
-	}
-}
-
 func hostLoss(w *world, e Event) func() {
 	h := w.hosts[e.Member]
 	if !h.up {
@@ -333,6 +317,7 @@ func hostLoss(w *world, e Event) func() {
 	}
 	h.endPatroni()
 	h.up, h.held = false, nil
+	h.boot++
 	h.pg.end()
 	h.guard.watcher.die()
 	h.guard = guard{host: h}
@@ -358,7 +343,7 @@ func loseData(w *world, e Event) func() {
 		return nil
 	}
 	h.pg.discard()
-	h.pg.loss, h.pg.detachment = nil, nil
+	h.pg.loss, h.pg.detachment, h.mark = nil, nil, nil
 	return heal
 }
 

@@ -44,13 +44,8 @@ func postgresFaults() map[Kind]fault {
 				}
 			}
 		}},
-		Linger: {member: true, inject: counted(func(p *postgres) *int { return &p.lingers }, func(p *postgres) { p.remains = false })},
-		DiskFull: {member: true, inject: counted(func(p *postgres) *int {
-			if p.full == 0 {
-				p.fullSince = p.host.clock()
-			}
-			return &p.full
-		}, nil)},
+		Linger:   {member: true, inject: counted(func(p *postgres) *int { return &p.lingers }, func(p *postgres) { p.remains = p.remains && p.diskHangs > 0 })},
+		DiskFull: {member: true, inject: counted(func(p *postgres) *int { return &p.full }, nil)},
 		HangWork: {member: true, inject: counted(func(p *postgres) *int { return &p.workHangs }, func(p *postgres) {
 			left := p.halfway
 			p.halfway = nil
@@ -120,8 +115,8 @@ func (p *postgres) endOrphans() {
 
 // abandon tells those who wait for a postmaster that it is gone.
 func (p *postgres) abandon() {
-	left := p.stuck
-	p.stuck = nil
+	left := append(p.stuck, p.flushes...)
+	p.stuck, p.flushes = nil, nil
 	for _, s := range left {
 		s.lost()
 	}

@@ -68,6 +68,7 @@ func Generate(seed uint64) Schedule {
 		at += r.ExpFloat64() * mean
 		if at >= s.Length.Seconds() {
 			s.addRestarts(rand.New(rand.NewPCG(seed, 3)))
+			s.addRewinds(rand.New(rand.NewPCG(seed, 4)))
 			return s
 		}
 		e := randomEvent(r, s.Members, time.Duration(at*float64(time.Second)))
@@ -118,6 +119,24 @@ func (s *Schedule) addRestarts(r *rand.Rand) {
 	}
 	s.Events = append(s.Events, events...)
 	slices.SortStableFunc(s.Events, func(a, b Event) int { return cmp.Compare(a.At, b.At) })
+}
+
+// addRewinds draws who may rewind, and who replaces what cannot be rewound.
+func (s *Schedule) addRewinds(r *rand.Rand) {
+	for i := range s.Members {
+		if s.runsPatroni(i) {
+			continue
+		}
+		if r.IntN(6) == 0 {
+			s.NoRewind = append(s.NoRewind, i)
+		}
+		if r.IntN(3) == 0 {
+			s.Replaces = append(s.Replaces, i)
+		}
+	}
+	if s.Config["rebuild"] == nil && r.IntN(4) == 0 {
+		s.Config["rebuild"] = "auto"
+	}
 }
 
 // byHandIn is what an operator does in a pause, which takes a while to be seen.

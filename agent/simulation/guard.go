@@ -21,11 +21,10 @@ type guard struct {
 	watcher   *watcher // its parent; nil: no guard has run yet
 }
 
-// mark is what is written beside the data directory (agent/led.go).
+// mark is what is written beside the data directory, in a boot of the host.
 type mark struct {
-	until  cluster.Instant
-	paused bool
-	ended  bool // PostgreSQL has stopped since, or is a replica
+	member.LedMark
+	boot int
 }
 
 // run runs something in the guard's process, later while it is stopped.
@@ -161,30 +160,19 @@ func (g *guard) die() {
 	last.inherit()
 }
 
-// recall is what a restarted agent learns: the deadline, and what is remembered. A
-// guard that does not answer counts as one whose deadline has passed. Without a guard's
-// word the mark tells whether this member has led, and how long it may have.
+// recall is what a restarted agent learns.
 func (g *guard) recall() member.Recalled {
-	const longAgo = 1
-	switch m := g.host.mark; {
-	case !g.alive:
-	case g.stopped > 0 && m != nil && m.paused:
-		return member.Recalled{Paused: true}
-	case g.stopped > 0, g.deadline.Fired:
-		return member.Recalled{Until: longAgo}
-	case !g.deadline.Until.IsZero():
-		return member.Recalled{Until: g.deadline.Until, Deadline: g.deadline.Until, PersistedState: g.persisted}
-	case g.persisted != nil && g.persisted.Paused:
-		return member.Recalled{PersistedState: g.persisted, Paused: true}
+	says := member.GuardSays{Runs: g.alive, Answers: g.alive && g.stopped == 0}
+	if says.Answers {
+		says.Fired, says.Until, says.PersistedState = g.deadline.Fired, g.deadline.Until, g.persisted
 	}
-	switch m := g.host.mark; {
-	case m == nil:
-		return member.Recalled{Unled: true}
-	case m.paused:
-		return member.Recalled{Paused: true}
-	case m.ended:
-		return member.Recalled{}
-	default:
-		return member.Recalled{Until: max(m.until, longAgo)}
+	return member.Recall(says, g.host.mark.read(g.host))
+}
+
+// read is what the mark says in this boot of its host.
+func (m *mark) read(h *host) *member.LedMark {
+	if m == nil {
+		return nil
 	}
+	return m.In(m.boot == h.boot)
 }

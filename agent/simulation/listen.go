@@ -110,18 +110,8 @@ func (a *agent) lookAtPostgres() {
 	look := a.look()
 	a.later(a.host.pg.takes(0, 4*time.Millisecond), func() {
 		a.Saw(look)
-		a.seeDisk()
 		a.step()
 	})
-}
-
-// seeDisk is what the agent's probe tells of the disk (agent/disk.go).
-func (a *agent) seeDisk() {
-	if pg := &a.host.pg; pg.full > 0 {
-		a.SawDisk("no space left on device", pg.fullSince)
-	} else {
-		a.SawDisk("", 0)
-	}
 }
 
 // look looks at PostgreSQL, and at the data directory when none runs.

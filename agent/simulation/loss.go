@@ -50,7 +50,7 @@ func (p *postgres) forgetLoss(id string) {
 func (p *postgres) remove() {
 	p.noteLoss()
 	p.slots, p.oldest = nil, 0
-	p.at, p.empty, p.made, p.system = position{branch: p.host.w.root}, true, workNone, ""
+	p.at, p.empty, p.made, p.system, p.ruined = position{branch: p.host.w.root}, true, workNone, "", false
 }
 
 // clone fills the empty data directory from a member that runs, which may lag.
@@ -64,7 +64,7 @@ func (p *postgres) clone(from *host, done func(error)) {
 	life := p.life
 	p.host.w.after(p.takes(100*time.Millisecond, 3*time.Second), func() {
 		p.host.process(func() {
-			p.halfWay(func() { p.copied(life, from, done) }, func() { done(errStopped) })
+			p.halfWay(func() { p.onDisk(func() { p.copied(life, from, done) }) }, func() { done(errStopped) })
 		})
 	})
 }

@@ -99,6 +99,7 @@ type Mutant struct {
 	// a member says that it misses a leader that it hears; survives: nothing is lost by it, it costs
 	// needless takeovers (TestWrongWitnesses)
 	WitnessLies bool
+	DiskUnseen  bool // a leader does not hear of its disk
 }
 
 // change leaves the check of the status out.

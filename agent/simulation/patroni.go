@@ -229,13 +229,17 @@ func (p *patroni) follow(up *host, done func(error)) {
 			done(err)
 			return
 		}
-		pg.rejoin(up, func(err error) {
-			if err != nil {
+		pg.rejoin(rewinding{up: up, allowed: true, cut: func() bool { return false }, done: func(err error) {
+			switch {
+			case pg.ruined: // as it is configured there
+				p.do(func() { p.empty(done) })
+				return
+			case err != nil:
 				done(err)
 				return
 			}
 			p.do(func() { pg.start(false, up.name, nil, done) })
-		})
+		}})
 	})
 }
 

@@ -234,7 +234,10 @@ func (g guarded) Recall(done func(member.Recalled)) {
 
 func (g guarded) Mark(until cluster.Instant, paused bool, done func(error)) {
 	g.onDisk(func() {
-		g.host.mark = &mark{until: until, paused: paused}
+		g.host.mark = &mark{member.LedMark{Until: until, Paused: paused}, g.host.boot}
+		if g.host.pg.full > 0 && !paused { // there is room for an empty one
+			g.host.mark.LedMark = member.LedMark{Until: member.LongAgo}
+		}
 		done(nil)
 	})
 }
@@ -250,7 +253,7 @@ func (g guarded) Unmark(done func()) {
 	}
 	g.onDisk(func() {
 		if g.host.mark != nil {
-			g.host.mark = &mark{ended: true}
+			g.host.mark = &mark{LedMark: member.LedMark{Ended: true}}
 		}
 		end()
 	})

@@ -200,11 +200,18 @@ func (p inPostgres) Look(w *member.Work, limit time.Duration, done func(member.F
 }
 
 func (p inPostgres) Follow(w *member.Work, _ time.Duration, up pg.Upstream, done func(error)) {
-	p.work(w, func(done func(error)) { p.host.pg.follow(up.Name, done) }, done)
+	p.follow(w, up.Name, done)
 }
 
 func (p inPostgres) Unfollow(w *member.Work, _ time.Duration, done func(error)) {
-	p.work(w, func(done func(error)) { p.host.pg.follow("", done) }, done)
+	p.follow(w, "", done)
+}
+
+// follow writes a file, and has it read.
+func (p inPostgres) follow(w *member.Work, upstream string, done func(error)) {
+	p.work(w, func(done func(error)) {
+		p.host.pg.onDisk(func() { p.do(func() { p.host.pg.follow(upstream, done) }) })
+	}, done)
 }
 
 func (p inPostgres) Promote(w *member.Work, above int, last func(func(error)), done func(error)) {
@@ -225,12 +232,14 @@ func (p inPostgres) SetSynchronous(limit time.Duration, s ha.SetSync, done func(
 	setting := waits{names: s.Standbys, any: s.Any}
 	var since int64
 	p.work(nil, func(done func(error)) {
-		p.host.pg.setSync(setting, func(at int64) {
-			if since = at; at == 0 {
-				done(errors.New("it failed"))
-				return
-			}
-			done(nil)
+		p.host.pg.onDisk(func() {
+			p.host.pg.setSync(setting, func(at int64) {
+				if since = at; at == 0 {
+					done(errors.New("it failed"))
+					return
+				}
+				done(nil)
+			})
 		})
 		p.later(limit, func() { done(errors.New("it took too long")) })
 	}, func(err error) { done(pg.SyncInForce{Value: setting.value(), Since: since}, err) })
@@ -238,7 +247,7 @@ func (p inPostgres) SetSynchronous(limit time.Duration, s ha.SetSync, done func(
 
 func (p inPostgres) Checkpoint(w *member.Work, done func(error)) {
 	p.work(w, func(done func(error)) {
-		p.later(p.host.pg.takes(time.Millisecond, 50*time.Millisecond), func() { done(nil) })
+		p.later(p.host.pg.takes(time.Millisecond, 50*time.Millisecond), func() { p.host.pg.flush(func() { done(nil) }, func() { done(errStopped) }) })
 	}, done)
 }
 
@@ -311,10 +320,6 @@ func (p inPostgres) MakeReplica(w *member.Work, from *pg.Upstream, _ string, don
 		}
 		done(err)
 	})
-}
-
-func (p inPostgres) Rewind(w *member.Work, up pg.Upstream, _ bool, done func(error)) {
-	p.work(w, func(done func(error)) { p.host.pg.rejoin(p.host.w.hostNamed(up.Name), done) }, done)
 }
 
 func (p inPostgres) RemoveForReinit(w *member.Work, allowed pg.Permission, done func(error)) {

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
@@ -30,6 +29,7 @@ type postgres struct {
 	// unfinished is a clone.
 	empty  bool
 	cloned bool
+	ruined bool   // a rewind was cut short
 	made   work   // bootstrap.go
 	system string // its system identifier
 	aside  *setAside
@@ -48,6 +48,7 @@ type postgres struct {
 	// messageAt is when the WAL receiver got something last, recovered where the last start as a primary has
 	// begun to accept commits.
 	messageAt instant
+	repliedAt instant // when its WAL receiver could answer last
 	recovered int64
 	slots     []slot
 	oldest    int64 // its WAL goes back to there
@@ -70,19 +71,19 @@ type postgres struct {
 	// served: it was seen to answer before; stuck: what waits for it.
 	hung, served bool
 	stuck        []stuck
-	// diskHangs: faults that keep tasks from the data directory; waiting: what waits for
-	// it.
+	// diskHangs: faults that keep everybody from the data directory; flushes, waiting: what of
+	// PostgreSQL and of others waits for it (disk.go).
 	diskHangs int
+	flushes   []stuck
 	waiting   []func()
 	// orphans: the postmaster is gone, and backends go on. remains: killed processes wait for
 	// their disk, and nothing can be started beside them.
 	orphans, remains bool
 	// stray: it was started by hand, and its agent does not know yet.
 	stray bool
-	// lingers, unkillable, full, workHangs: faults (faults_postgres.go). fullSince is by the
-	// host's clock; halfway: what hangs half-way.
+	// lingers, unkillable, full, workHangs: faults (faults_postgres.go). halfway: what hangs
+	// half-way.
 	lingers, unkillable, full, workHangs int
-	fullSince                            cluster.Instant
 	halfway                              []func()
 }
 
@@ -97,15 +98,6 @@ func (p *postgres) goOn() {
 	for _, s := range left {
 		p.later(0, s.do, s.lost)
 	}
-}
-
-// onDisk does something that needs the data directory's disk, when that answers.
-func (p *postgres) onDisk(do func()) {
-	if p.diskHangs > 0 {
-		p.waiting = append(p.waiting, do)
-		return
-	}
-	do()
 }
 
 // commit is synchronous_commit.
@@ -156,7 +148,7 @@ func (p *postgres) later(d time.Duration, do func(), lost func()) {
 // start starts the postmaster; done hears of it when SQL is answered.
 func (p *postgres) start(primary bool, upstream string, sync *waits, done func(error)) {
 	switch {
-	case p.running || p.empty || p.made == workUnfinished || p.aside != nil && p.aside.old != nil || p.upgrade != nil || misfit(p):
+	case p.running || p.empty || p.ruined || p.made == workUnfinished || p.aside != nil && p.aside.old != nil || p.upgrade != nil || misfit(p):
 		done(errors.New("it runs already, or there is nothing to start"))
 		return
 	case p.orphans || p.remains:
@@ -176,14 +168,16 @@ func (p *postgres) start(primary bool, upstream string, sync *waits, done func(e
 	p.running, p.stopping, p.primary, p.upstream, p.aim = true, false, primary, upstream, upstream
 	p.later(p.takes(50*time.Millisecond, time.Second), func() {
 		p.halfWay(func() {
-			p.ready, p.served = true, true
-			if primary {
-				p.recovered = p.at.lsn
-				p.accept()
-			} else {
-				p.beginReplay()
-			}
-			p.host.answerStart(primary, done)
+			p.flush(func() {
+				p.ready, p.served = true, true
+				if primary {
+					p.recovered = p.at.lsn
+					p.accept()
+				} else {
+					p.beginReplay()
+				}
+				p.host.answerStart(primary, done)
+			}, func() { done(errStopped) })
 		}, func() { done(errStopped) })
 	}, func() { done(errStopped) })
 }
@@ -304,17 +298,22 @@ func (p *postgres) ask(above int, done func(error)) {
 	}
 	// What is left is replayed first.
 	p.later(max(0, p.replayEnds-p.host.w.now)+p.takes(20*time.Millisecond, 800*time.Millisecond), func() {
-		if p.primary || p.stopping {
-			done(errStopped)
-			return
-		}
-		old := p.at
-		p.at = position{branch: &branch{timeline: p.host.w.nextTimeline(old, above), parent: old.branch, fork: old.lsn}, lsn: old.lsn + 1}
-		p.primary, p.streaming, p.upstream, p.loss, p.recovered = true, false, "", nil, 0
-		p.host.w.judge.promoted(p.host, old)
-		p.accept()
-		done(nil)
+		p.flush(func() { p.leaveRecovery(above, done) }, func() { done(errStopped) })
 	}, func() { done(errStopped) })
+}
+
+// leaveRecovery is the end of a promotion.
+func (p *postgres) leaveRecovery(above int, done func(error)) {
+	if p.primary || p.stopping {
+		done(errStopped)
+		return
+	}
+	old := p.at
+	p.at = position{branch: &branch{timeline: p.host.w.nextTimeline(old, above), parent: old.branch, fork: old.lsn}, lsn: old.lsn + 1}
+	p.primary, p.streaming, p.upstream, p.loss, p.recovered = true, false, "", nil, 0
+	p.host.w.judge.promoted(p.host, old)
+	p.accept()
+	done(nil)
 }
 
 // nextTimeline is the number that a promotion takes: after the highest of which there
@@ -341,20 +340,24 @@ func (p *postgres) stop(done func(error)) {
 	p.stopping, p.ready = true, false
 	p.later(p.host.w.between(0, 30*time.Millisecond), p.refuse, func() {})
 	p.later(p.takes(40*time.Millisecond, 600*time.Millisecond), func() {
-		if p.primary {
-			p.at.lsn += 120 // the shutdown checkpoint
-			p.checkpoint = p.at.lsn - 120
-			for _, s := range p.host.w.hosts {
-				if s.pg.upstream == p.host.name && s.pg.lagging == 0 && p.serves(&s.pg) {
-					p.drainTo(s)
-				}
-			}
-			p.drainToRemote()
-		}
-		p.clean = true
-		p.end()
-		done(nil)
+		p.flush(func() { p.shutDown(); done(nil) }, ended)
 	}, ended)
+}
+
+// shutDown makes the last checkpoint, and ends.
+func (p *postgres) shutDown() {
+	if p.primary {
+		p.at.lsn += 120 // the shutdown checkpoint
+		p.checkpoint = p.at.lsn - 120
+		for _, s := range p.host.w.hosts {
+			if s.pg.upstream == p.host.name && s.pg.lagging == 0 && s.pg.writes() && p.serves(&s.pg) {
+				p.drainTo(s)
+			}
+		}
+		p.drainToRemote()
+	}
+	p.clean = true
+	p.end()
 }
 
 // killOrphans ends backends without a postmaster, if they can be told.
@@ -377,7 +380,7 @@ func (p *postgres) drainTo(s *host) {
 func (p *postgres) kill(done func()) {
 	p.host.w.after(p.host.w.between(time.Millisecond, 15*time.Millisecond), func() {
 		p.host.process(func() {
-			if p.lingers > 0 && (p.running || p.orphans) {
+			if (p.running || p.orphans) && (p.lingers > 0 || p.diskHangs > 0 && p.host.w.chance(0.5)) {
 				p.remains = true
 			}
 			p.end()
@@ -420,47 +423,6 @@ func (p *postgres) setSync(s waits, done func(since int64)) {
 			done(p.at.lsn)
 		}, func() { done(0) })
 	}, func() { done(0) })
-}
-
-// rejoin makes the data directory fit to follow another member: rewound where it has
-// diverged, made anew where it is empty.
-func (p *postgres) rejoin(up *host, done func(error)) {
-	w := p.host.w
-	reachable := func() bool {
-		return up.up && !up.frozen && up.pg.ready && !p.empty && w.net.both(p.host.id, up.id)
-	}
-	life := p.life
-	p.host.w.after(p.takes(10*time.Millisecond, 100*time.Millisecond), func() {
-		p.host.process(func() {
-			switch {
-			case p.life != life:
-				done(errStopped)
-			case !reachable() || up.pg.system != p.system:
-				done(errors.New("the upstream is not reachable, or another cluster's"))
-			case up.pg.at.holds(p.at):
-				done(nil)
-			case !up.pg.primary && p.at.branch == up.pg.at.branch:
-				done(nil) // a standby that is behind on the same timeline: nothing has diverged
-			case up.pg.replaying():
-				done(errors.New("the upstream is still replaying"))
-			default:
-				p.noteLoss()
-				w.after(p.takes(200*time.Millisecond, 3*time.Second), func() {
-					p.host.process(func() {
-						p.halfWay(func() {
-							if p.life != life || !reachable() || up.pg.replaying() || p.full > 0 {
-								done(errStopped)
-								return
-							}
-							p.at, p.oldest, p.slots = up.pg.at, up.pg.oldest, nil // pg_rewind takes the slots away
-							p.checkpoint = up.pg.checkpoint
-							done(nil)
-						}, func() { done(errStopped) })
-					})
-				})
-			}
-		})
-	})
 }
 
 // observe is PostgreSQL as it is seen at one moment.

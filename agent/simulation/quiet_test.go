@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/ha"
 )
 
 // TestWithoutAFaultNothingChangesHands: whatever an operator sets, and whatever
@@ -173,18 +175,35 @@ func TestGuardThatHangs(t *testing.T) {
 	}
 }
 
-// TestFailover: how soon after a host was lost another member accepts commits.
+// TestFailover: how soon after a host was lost another member accepts commits: after a lease, the drift of
+// two clocks, two loop_waits and a promotion.
 func TestFailover(t *testing.T) {
 	t.Parallel()
-	s := directed(3, map[string]any{"ttl": 8}, during(30, 60, HostLoss, a))
-	s.Length = 45 * time.Second
-	s.Calm = true
-	for seed := uint64(1); seed <= 20; seed++ {
-		s.Seed = seed
-		if r := Run(s, Options{}); r.Violation != nil || r.Tally.Promotions != 1 {
-			t.Errorf("%v, %+v", r.Violation, r.Tally)
-			tell(t, s, Options{})
-			return
+	const promotion = 2 * time.Second
+	for _, ttl := range []int{3, 8, 30} {
+		for _, mode := range []any{false, true, "quorum"} {
+			s := directed(3, map[string]any{"ttl": ttl, "synchronous_mode": mode}, during(30, 90, HostLoss, a))
+			s.Length = 80 * time.Second
+			s.Calm = true
+			lease, loop := sec(float64(ttl)), s.bootConfig().LoopWait
+			bound := time.Duration(float64(lease)*(1+ha.DriftMargin)) + 2*loop + promotion
+			longest := time.Duration(0)
+			for seed := uint64(1); seed <= 10; seed++ {
+				s.Seed = seed
+				took := time.Hour
+				r := Run(s, Options{Trace: func(at time.Duration, line string) {
+					if at > 30*time.Second && took == time.Hour && strings.Contains(line, ": accepts commits") {
+						took = at - 30*time.Second
+					}
+				}})
+				longest = max(longest, took)
+				if r.Violation != nil || r.Tally.Promotions != 1 || took > bound {
+					t.Errorf("ttl %d, synchronous_mode %v: after %s, at the most %s: %v, %+v", ttl, mode, took, bound, r.Violation, r.Tally)
+					tell(t, s, Options{})
+					return
+				}
+			}
+			t.Logf("ttl %d, synchronous_mode %v: after %s at the latest, bound %s", ttl, mode, longest, bound)
 		}
 	}
 }

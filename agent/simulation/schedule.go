@@ -47,6 +47,9 @@ type Schedule struct {
 	// Operator: an operator clones anew whoever needs WAL that is gone, where the policy is to do so
 	// only when that takes long.
 	Operator bool
+	// NoRewind are members with use_pg_rewind off, Replaces those with
+	// remove_data_directory_on_rewind_failure.
+	NoRewind, Replaces []int
 	// KeepsClones: a clone that was cut short is gone on with.
 	KeepsClones bool
 	// Calm: no start and no promotion breaks off without a fault.
@@ -99,6 +102,12 @@ func (s Schedule) String() string {
 	}
 	if len(s.Margins) > 0 {
 		fmt.Fprintf(&b, ", kill_before %.2f of ttl", s.Margins)
+	}
+	for _, i := range s.NoRewind {
+		fmt.Fprintf(&b, ", %s without pg_rewind", memberName(i))
+	}
+	for _, i := range s.Replaces {
+		fmt.Fprintf(&b, ", %s replaces what cannot be rewound", memberName(i))
 	}
 	if s.ConsulDNS {
 		b.WriteString(", names by Consul")

@@ -76,6 +76,7 @@ func (w *world) clients() {
 	w.judge.covers()
 	w.judge.archiveAlone()
 	w.judge.seesPause()
+	w.seesStranded()
 	w.remoteWrites()
 	for _, h := range w.hosts {
 		h.pg.receive()
@@ -87,7 +88,7 @@ func (w *world) clients() {
 	}
 	w.reads()
 	for _, h := range w.hosts {
-		if h.pg.writable && h.up && !h.frozen && h.pg.full == 0 && len(h.pg.pending) < connections {
+		if h.pg.writable && h.up && !h.frozen && h.pg.writes() && len(h.pg.pending) < connections {
 			h.pg.at.lsn += 100 + w.random.Int64N(3000)
 			h.pg.pending = append(h.pg.pending, h.pg.at.lsn)
 			h.pg.acknowledge()
@@ -110,18 +111,27 @@ func (p *postgres) receive() {
 		!up.up || up.frozen || !up.pg.ready && !up.pg.stopping || !w.net.both(p.host.id, up.id) || !up.pg.at.holds(p.at) || !up.pg.serves(p) {
 		return
 	}
-	p.streaming, p.received = true, true
-	if p.lagging == 0 {
+	if p.diskHangs == 0 {
+		p.repliedAt = w.now
+	}
+	if p.streaming = w.now < p.repliedAt+senderTimeout; !p.streaming {
+		return
+	}
+	p.received = true
+	if p.lagging == 0 && p.diskHangs == 0 {
 		p.messageAt = w.now
 	}
 	switch {
-	case p.lagging > 0 || w.chance(0.2):
+	case p.lagging > 0 || p.diskHangs > 0 || w.chance(0.2):
 	case p.at.branch == up.pg.at.branch && w.chance(0.1):
 		p.at.lsn += w.random.Int64N(up.pg.at.lsn - p.at.lsn + 1)
 	default:
 		p.at = up.pg.at
 	}
 }
+
+// senderTimeout is wal_sender_timeout: a standby whose disk hangs does not answer.
+const senderTimeout = 10 * time.Second
 
 // behind is how far a standby has replayed of what it has received.
 func (p *postgres) behind() int64 { return max(1, p.at.lsn-p.trails) }
@@ -141,7 +151,7 @@ func (p *postgres) archive() {
 // restore takes what the archive has of the newest timeline that goes on from here; so
 // does a member that is tagged nostream.
 func (p *postgres) restore() {
-	if !cluster.NoStream(p.host.tags) || p.upstream != "" || !p.ready || p.primary || p.replaying() || p.stopping || !p.host.up || p.host.frozen {
+	if !cluster.NoStream(p.host.tags) || p.upstream != "" || !p.ready || p.primary || p.replaying() || p.stopping || !p.writes() || !p.host.up || p.host.frozen {
 		return
 	}
 	next := p.at

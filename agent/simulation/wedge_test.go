@@ -13,11 +13,23 @@ func TestNoWedge(t *testing.T) {
 		for _, kind := range []Kind{
 			KillAgent, StopAgent, EndAgent, StopGuard, KillAgentAndGuard, StopWatcher, HangPostmaster, StopPostmaster,
 			Orphans, HangDisk, DiskFull, FailPostgres, HostLoss, FreezeHost, PauseVM, Isolate, CutFromMembers, SlowNetwork, LateWatch,
-			ConsulError,
+			ConsulError, StopBoth, SessionLoss,
 		} {
 			s := directed(4, hangs(map[string]any{"ttl": 8, "synchronous_mode": mode}),
 				during(29, 200, kind, a).with(map[Kind]int{ConsulError: 403, SlowNetwork: 300}[kind]))
 			t.Run(string(kind), func(t *testing.T) { serves(t, s) })
+			if mode != false {
+				quorum := s
+				quorum.Config = hangs(byStandbys(mode, 8))
+				t.Run("takeover by quorum, "+string(kind), func(t *testing.T) { serves(t, quorum) })
+			}
+		}
+		for name, cut := range map[string]Event{
+			"from Consul": during(29, 200, CutBoth, a).to(4), "to Consul": during(29, 200, CutOneWay, a).to(4), "answers of Consul": during(29, 200, CutOneWay, 4).to(a),
+			"from a member": during(29, 200, CutBoth, a).to(b), "to a member": during(29, 200, CutOneWay, a).to(b), "of a member": during(29, 200, CutOneWay, b).to(a),
+		} {
+			s := directed(4, hangs(map[string]any{"ttl": 8, "synchronous_mode": mode}), cut)
+			t.Run("cut "+name, func(t *testing.T) { serves(t, s) })
 		}
 		// What is done half-way, or cannot be ended, after the primary has crashed.
 		for _, kind := range []Kind{HangDisk, HangWork, KillFails, Linger, FailPostgres, DiskFull} {
@@ -27,6 +39,37 @@ func TestNoWedge(t *testing.T) {
 		// A restore hangs as it begins, and so nothing ends that has told nobody.
 		s := directed(4, hangs(map[string]any{"ttl": 8, "synchronous_mode": mode}), during(29, 200, HangDisk, a), ev(30, Restore, a).with(200), ev(31, KillPostmaster, a))
 		t.Run("crash and a restore that hangs", func(t *testing.T) { serves(t, s) })
+		// What becomes of the only standby is none of the leader's.
+		for _, kind := range []Kind{
+			HostLoss, FreezeHost, PauseVM, Isolate, CutFromMembers, KillAgent, StopAgent, StopPostmaster, HangDisk, DiskFull, KillAgentAndGuard, StopBoth, FailPostgres, LoseData,
+		} {
+			s := directed(2, hangs(map[string]any{"ttl": 8, "synchronous_mode": mode}), during(29, 200, kind, b))
+			t.Run("the only standby, "+string(kind), func(t *testing.T) { serves(t, s) })
+		}
+		// In pause nobody but the operator touches a PostgreSQL that serves.
+		for _, kind := range []Kind{KillAgent, StopAgent, StopGuard, StopBoth, StopWatcher, Isolate, ConsulDown, ConsulHang, SessionLoss, SlowNetwork} {
+			s := directed(4, map[string]any{"ttl": 8}, during(20, 300, Pause, a), during(29, 200, kind, a).with(map[Kind]int{SlowNetwork: 300}[kind]))
+			t.Run("pause, "+string(kind), func(t *testing.T) { serves(t, s) })
+		}
+	}
+	// The leader of a shard that is the standby of another one: somebody receives what is written there.
+	for _, kind := range []Kind{
+		KillAgent, StopAgent, EndAgent, HangPostmaster, StopPostmaster, HangDisk, DiskFull, FailPostgres, HostLoss, FreezeHost, PauseVM, Isolate, CutFromMembers, SessionLoss,
+	} {
+		s := standbyShard(hangs(map[string]any{"ttl": 8}), during(29, 200, kind, a))
+		t.Run("a standby shard, "+string(kind), func(t *testing.T) { serves(t, s) })
+	}
+}
+
+// A leader whose disk hangs ceases to lead.
+func TestMutantDiskUnseen(t *testing.T) {
+	t.Parallel()
+	s := directed(4, hangs(map[string]any{"ttl": 8}), during(29, 200, HangDisk, a))
+	for seed := uint64(1); seed <= 10; seed++ {
+		s.Seed = seed
+		if s.stands(Options{Mutant: Mutant{DiskUnseen: true}}, time.Minute) == nil {
+			t.Errorf("seed %d: the rule can be left out without anything noticing", seed)
+		}
 	}
 }
 
@@ -37,7 +80,7 @@ func serves(t *testing.T, s Schedule) {
 	t.Parallel()
 	for seed := uint64(1); seed <= 3; seed++ {
 		s.Seed = seed
-		if why := s.stands(time.Minute); why != nil {
+		if why := s.stands(Options{}, time.Minute); why != nil {
 			t.Errorf("seed %d: %v\n%s", seed, why, s)
 			return
 		}
@@ -46,16 +89,16 @@ func serves(t *testing.T, s Schedule) {
 
 // stands plays a schedule and says what was violated by its end, or in which ten seconds
 // after settled nothing was acknowledged.
-func (s Schedule) stands(settled time.Duration) *Violation {
-	w := newWorld(s, Options{})
+func (s Schedule) stands(o Options, settled time.Duration) *Violation {
+	w := newWorld(s, o)
 	for _, e := range s.Events {
 		w.at(e.At, func() { w.inject(e) })
 	}
 	for at := s.Events[0].At + settled; at < s.Length+settled; at += 10 * time.Second {
 		w.run(at)
-		before := w.judge.tally.Commits
+		before := w.progress()
 		w.run(at + 10*time.Second)
-		if w.judge.violation == nil && w.judge.tally.Commits == before {
+		if w.judge.violation == nil && w.progress() == before {
 			w.judge.fail("I4", "nothing was acknowledged in ten seconds: %s", w.judge.reasons())
 		}
 		if w.judge.violation != nil {
@@ -63,4 +106,18 @@ func (s Schedule) stands(settled time.Duration) *Violation {
 		}
 	}
 	return nil
+}
+
+// progress is how much the shard has acknowledged, or received from the one that it is a standby of.
+func (w *world) progress() int {
+	if !w.isStandby() {
+		return w.judge.tally.Commits
+	}
+	most := int64(0)
+	for _, h := range w.hosts {
+		if h.up && !h.frozen {
+			most = max(most, h.pg.at.lsn)
+		}
+	}
+	return int(most)
 }

@@ -119,6 +119,7 @@ type host struct {
 	takenOverUntil instant
 	held           []func()
 	asked          time.Time // when the task began that an operator has asked its agent for last
+	beyond         instant   // since when it says that it cannot go on
 	strands        instant   // since when it needs WAL that is gone, as the operator sees it
 	covered        instant   // when it last reached a primary that has what was acknowledged
 
@@ -130,6 +131,7 @@ type host struct {
 	// does not run.
 	patroni *patroni
 	mark    *mark // that this member has led; nil: none
+	boot    int   // how often the host was booted
 	// away: the operator or a fault keeps the agent from being started again.
 	away int
 }

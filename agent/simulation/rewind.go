@@ -1,0 +1,147 @@
+package simulation
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/member"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// This file is how a data directory that has diverged is made fit to follow another member, what is
+// left of a rewind that was cut short, and what an operator does about it.
+
+var (
+	errHalfWritten = fmt.Errorf("%w: a rewind of it was cut short", member.ErrBeyondRewind)
+	errNotAllowed  = fmt.Errorf("%w: use_pg_rewind is off", member.ErrBeyondRewind)
+)
+
+// rewinding is one rewind.
+type rewinding struct {
+	up      *host
+	allowed bool
+	cut     func() bool // whether its agent has killed it, or has ended: nobody else notes that it is whole
+	life    int
+	done    func(error)
+}
+
+func (p inPostgres) Rewind(w *member.Work, up pg.Upstream, allowed bool, done func(error)) {
+	p.work(w, func(done func(error)) {
+		p.host.pg.rejoin(rewinding{
+			up: p.host.w.hostNamed(up.Name), allowed: allowed, done: done,
+			cut: func() bool { return w.Broken() != nil || p.dead },
+		})
+	}, done)
+}
+
+// rejoin makes the data directory fit to follow another member: it is rewound where it has diverged.
+func (p *postgres) rejoin(r rewinding) {
+	r.life = p.life
+	p.host.w.after(p.takes(10*time.Millisecond, 100*time.Millisecond), func() {
+		p.host.process(func() { p.compare(r) })
+	})
+}
+
+// compare finds out whether there is anything to rewind.
+func (p *postgres) compare(r rewinding) {
+	w, up := p.host.w, &r.up.pg
+	switch {
+	case p.life != r.life:
+		r.done(errStopped)
+	case !p.rewindsFrom(r.up):
+		r.done(errors.New("the upstream is not reachable, or another cluster's"))
+	case p.ruined:
+		r.done(errHalfWritten)
+	case up.at.holds(p.at):
+		r.done(nil)
+	case !up.primary && p.at.branch == up.at.branch:
+		r.done(nil) // a standby that is behind on the same timeline: nothing has diverged
+	case !r.allowed:
+		r.done(errNotAllowed)
+	case up.replaying():
+		r.done(errors.New("the upstream is still replaying"))
+	case w.mishap():
+		r.done(fmt.Errorf("%w: nothing was written", member.ErrDiverged))
+	default:
+		p.noteLoss()
+		w.after(p.takes(100*time.Millisecond, time.Second), func() {
+			p.host.process(func() { p.onDisk(func() { p.rewrite(r) }) })
+		})
+	}
+}
+
+// rewindsFrom reports whether a member can be read for a rewind: it is of the same cluster.
+func (p *postgres) rewindsFrom(up *host) bool {
+	return up.up && !up.frozen && up.pg.ready && !p.empty && up.pg.system == p.system && p.host.w.net.both(p.host.id, up.id)
+}
+
+// rewrite is the part of a rewind from which on nothing but its end makes the data whole again.
+func (p *postgres) rewrite(r rewinding) {
+	if p.life != r.life || r.cut() || !p.rewindsFrom(r.up) {
+		r.done(errStopped)
+		return
+	}
+	p.ruined = true
+	p.host.w.say("%s: rewinds onto %s", p.host.name, r.up.name)
+	p.host.w.after(p.takes(100*time.Millisecond, 2*time.Second), func() {
+		p.host.process(func() {
+			p.halfWay(func() { p.onDisk(func() { p.rewound(r) }) }, func() { r.done(errStopped) })
+		})
+	})
+}
+
+// rewound ends a rewind.
+func (p *postgres) rewound(r rewinding) {
+	up := &r.up.pg
+	switch {
+	case p.life != r.life || r.cut():
+		p.host.w.say("%s: the rewind is cut short", p.host.name)
+		r.done(errStopped)
+	case !p.rewindsFrom(r.up), up.replaying(), p.full > 0, p.host.w.mishap():
+		r.done(errHalfWritten)
+	default:
+		p.at, p.oldest, p.slots, p.ruined = up.at, up.oldest, nil, false // pg_rewind takes the slots away
+		p.checkpoint = up.checkpoint
+		r.done(nil)
+	}
+}
+
+// mayRewind and mayRemove are use_pg_rewind and remove_data_directory_on_rewind_failure of a member.
+func (s Schedule) mayRewind(member int) bool { return !slices.Contains(s.NoRewind, member) }
+
+func (s Schedule) mayRemove(member int) string {
+	if slices.Contains(s.Replaces, member) {
+		return "remove_data_directory_on_rewind_failure"
+	}
+	return ""
+}
+
+// seesStranded is an operator who clones anew whoever says for a while that it cannot be rewound, while
+// somebody leads. Where that is the agent's own to do it gets longer.
+func (w *world) seesStranded() {
+	leader := w.hostNamed(w.consul.leaderNamed())
+	for _, h := range w.hosts {
+		a := h.agent
+		if a == nil || a.Stranded == "" || !h.pg.ruined && w.schedule.mayRewind(h.id) || leader == nil || !leader.pg.writable && !(w.isStandby() && leader.pg.ready) || w.judge.paused {
+			h.beyond = w.now
+			continue
+		}
+		patience := 15 * time.Second
+		if a.Dynamic.Rebuild == cluster.RebuildAuto {
+			patience = 80 * time.Second // its turn, and what it waits for before
+		}
+		if w.now < h.beyond+patience {
+			continue
+		}
+		h.beyond = w.now
+		w.say("%s: the operator sees that it cannot go on, and clones it anew: %s", h.name, a.Stranded)
+		a.post(func() {
+			if a.Reinitialize(false, true) == nil { // it may be refused
+				h.asked = a.TaskSince()
+			}
+		})
+	}
+}
