@@ -12,6 +12,7 @@
 //	lease.go    its leadership: beats, releases, what the guard and Consul are told of a lease
 //	takeover.go the lock is taken
 //	guard_supervisor.go the guard's deadline
+//	recall.go   what an agent that begins anew knows of a PostgreSQL that runs
 //	keys.go     the leader's own keys
 //	failsafe.go what a leader without Consul asks of the others, and how a new one deposes it
 //	hear.go     what the others ask of this one

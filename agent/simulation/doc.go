@@ -9,7 +9,9 @@
 //	bootstrap.go              a shard that nobody has made yet
 //	restore.go                a shard that is put back to an earlier moment
 //	upgrade.go                a shard whose data become those of another major version
-//	loss.go                   data that are removed, rewound or cloned
+//	loss.go                   data that are removed or cloned
+//	rewind.go                 data that are rewound, or not, or half
+//	disk.go                   the disk under them, which hangs or is full
 //	slots.go                  WAL that is not kept for ever
 //	logical.go                a logical slot, its copies and its reader
 //	remote.go                 a shard that is the standby of another one
