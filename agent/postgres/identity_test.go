@@ -112,7 +112,7 @@ func TestAsidesSurviveAnotherDeviceNumber(t *testing.T) {
 		must(t, err)
 		list := []aside{{Path: dir, ID: elsewhere(t, dir)}, {Path: dir, ID: id, Tablespaces: spaces, TablespacesID: elsewhere(t, spaces)}}
 		must(t, p.noteAsides(list))
-		must(t, p.removeAsides(""))
+		must(t, p.removeAsides(t.Context(), ""))
 		stays(dir, spaces)
 		if kept, err := p.asides(); err != nil || len(kept) != len(list) {
 			t.Errorf("noted: %+v, %v", kept, err)

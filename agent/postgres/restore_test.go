@@ -363,7 +363,7 @@ func TestRestoreToAMoment(t *testing.T) {
 	must(t, p.PutBack(ctx))
 	must(t, p.EndRestore())
 	r.SystemIdentifier = id
-	must(t, p.BeginRestore(r))
+	must(t, p.BeginRestore(t.Context(), r))
 	must(t, p.SetAside())
 	must(t, p.Restore(ctx, b, r))
 	// It can still be undone: a standby that asked the archive would follow its timeline.

@@ -34,8 +34,17 @@ func hangDisk(w *world, e Event) func() {
 	}
 }
 
+// disk is the one under a data directory.
+type disk struct {
+	// diskHangs: faults that keep everybody from it; flushes, waiting: what of PostgreSQL and of
+	// others waits for it; full: faults.
+	diskHangs, full int
+	flushes         []stuck
+	waiting         []func()
+}
+
 // onDisk does something that needs the data directory's disk, when that answers.
-func (p *postgres) onDisk(do func()) {
+func (p *disk) onDisk(do func()) {
 	if p.diskHangs > 0 {
 		p.waiting = append(p.waiting, do)
 		return
@@ -44,7 +53,7 @@ func (p *postgres) onDisk(do func()) {
 }
 
 // flush is that of a piece of PostgreSQL's own work, which is lost with this life of it.
-func (p *postgres) flush(do, lost func()) {
+func (p *disk) flush(do, lost func()) {
 	if p.diskHangs > 0 {
 		p.flushes = append(p.flushes, stuck{do, lost})
 		return
@@ -53,7 +62,7 @@ func (p *postgres) flush(do, lost func()) {
 }
 
 // writes reports whether what is committed or received gets to the disk.
-func (p *postgres) writes() bool { return p.full == 0 && p.diskHangs == 0 }
+func (p *disk) writes() bool { return p.full == 0 && p.diskHangs == 0 }
 
 // probeAtLeast is how often, at the most, a leader probes its disk (agent/disk.go).
 const probeAtLeast = 3 * time.Second

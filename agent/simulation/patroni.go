@@ -229,7 +229,7 @@ func (p *patroni) follow(up *host, done func(error)) {
 			done(err)
 			return
 		}
-		pg.rejoin(rewinding{up: up, allowed: true, cut: func() bool { return false }, done: func(err error) {
+		rewinding{up: up, allowed: true, cut: func() bool { return false }, done: func(err error) {
 			switch {
 			case pg.ruined: // as it is configured there
 				p.do(func() { p.empty(done) })
@@ -239,7 +239,7 @@ func (p *patroni) follow(up *host, done func(error)) {
 				return
 			}
 			p.do(func() { pg.start(false, up.name, nil, done) })
-		}})
+		}}.begin(pg)
 	})
 }
 

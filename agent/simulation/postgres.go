@@ -71,20 +71,16 @@ type postgres struct {
 	// served: it was seen to answer before; stuck: what waits for it.
 	hung, served bool
 	stuck        []stuck
-	// diskHangs: faults that keep everybody from the data directory; flushes, waiting: what of
-	// PostgreSQL and of others waits for it (disk.go).
-	diskHangs int
-	flushes   []stuck
-	waiting   []func()
+	disk
 	// orphans: the postmaster is gone, and backends go on. remains: killed processes wait for
 	// their disk, and nothing can be started beside them.
 	orphans, remains bool
 	// stray: it was started by hand, and its agent does not know yet.
 	stray bool
-	// lingers, unkillable, full, workHangs: faults (faults_postgres.go). halfway: what hangs
+	// lingers, unkillable, workHangs: faults (faults_postgres.go). halfway: what hangs
 	// half-way.
-	lingers, unkillable, full, workHangs int
-	halfway                              []func()
+	lingers, unkillable, workHangs int
+	halfway                        []func()
 }
 
 // stuck is a piece of work that a postmaster which hangs does not do.

@@ -21,37 +21,39 @@ var (
 
 // rewinding is one rewind.
 type rewinding struct {
+	*postgres
 	up      *host
 	allowed bool
 	cut     func() bool // whether its agent has killed it, or has ended: nobody else notes that it is whole
-	life    int
+	began   int         // in which life
 	done    func(error)
 }
 
 func (p inPostgres) Rewind(w *member.Work, up pg.Upstream, allowed bool, done func(error)) {
 	p.work(w, func(done func(error)) {
-		p.host.pg.rejoin(rewinding{
+		rewinding{
 			up: p.host.w.hostNamed(up.Name), allowed: allowed, done: done,
 			cut: func() bool { return w.Broken() != nil || p.dead },
-		})
+		}.begin(&p.host.pg)
 	}, done)
 }
 
-// rejoin makes the data directory fit to follow another member: it is rewound where it has diverged.
-func (p *postgres) rejoin(r rewinding) {
-	r.life = p.life
+// begin makes the data directory fit to follow another member: it is rewound where it has diverged.
+func (r rewinding) begin(p *postgres) {
+	r.postgres, r.began = p, p.life
 	p.host.w.after(p.takes(10*time.Millisecond, 100*time.Millisecond), func() {
-		p.host.process(func() { p.compare(r) })
+		p.host.process(func() { r.compare() })
 	})
 }
 
 // compare finds out whether there is anything to rewind.
-func (p *postgres) compare(r rewinding) {
+func (r rewinding) compare() {
+	p := r.postgres
 	w, up := p.host.w, &r.up.pg
 	switch {
-	case p.life != r.life:
+	case p.life != r.began:
 		r.done(errStopped)
-	case !p.rewindsFrom(r.up):
+	case !r.reaches():
 		r.done(errors.New("the upstream is not reachable, or another cluster's"))
 	case p.ruined:
 		r.done(errHalfWritten)
@@ -68,19 +70,21 @@ func (p *postgres) compare(r rewinding) {
 	default:
 		p.noteLoss()
 		w.after(p.takes(100*time.Millisecond, time.Second), func() {
-			p.host.process(func() { p.onDisk(func() { p.rewrite(r) }) })
+			p.host.process(func() { p.onDisk(func() { r.rewrite() }) })
 		})
 	}
 }
 
-// rewindsFrom reports whether a member can be read for a rewind: it is of the same cluster.
-func (p *postgres) rewindsFrom(up *host) bool {
+// reaches reports whether a member can be read for a rewind: it is of the same cluster.
+func (r rewinding) reaches() bool {
+	p, up := r.postgres, r.up
 	return up.up && !up.frozen && up.pg.ready && !p.empty && up.pg.system == p.system && p.host.w.net.both(p.host.id, up.id)
 }
 
 // rewrite is the part of a rewind from which on nothing but its end makes the data whole again.
-func (p *postgres) rewrite(r rewinding) {
-	if p.life != r.life || r.cut() || !p.rewindsFrom(r.up) {
+func (r rewinding) rewrite() {
+	p := r.postgres
+	if p.life != r.began || r.cut() || !r.reaches() {
 		r.done(errStopped)
 		return
 	}
@@ -88,19 +92,20 @@ func (p *postgres) rewrite(r rewinding) {
 	p.host.w.say("%s: rewinds onto %s", p.host.name, r.up.name)
 	p.host.w.after(p.takes(100*time.Millisecond, 2*time.Second), func() {
 		p.host.process(func() {
-			p.halfWay(func() { p.onDisk(func() { p.rewound(r) }) }, func() { r.done(errStopped) })
+			p.halfWay(func() { p.onDisk(func() { r.rewound() }) }, func() { r.done(errStopped) })
 		})
 	})
 }
 
 // rewound ends a rewind.
-func (p *postgres) rewound(r rewinding) {
+func (r rewinding) rewound() {
+	p := r.postgres
 	up := &r.up.pg
 	switch {
-	case p.life != r.life || r.cut():
+	case p.life != r.began || r.cut():
 		p.host.w.say("%s: the rewind is cut short", p.host.name)
 		r.done(errStopped)
-	case !p.rewindsFrom(r.up), up.replaying(), p.full > 0, p.host.w.mishap():
+	case !r.reaches(), up.replaying(), p.full > 0, p.host.w.mishap():
 		r.done(errHalfWritten)
 	default:
 		p.at, p.oldest, p.slots, p.ruined = up.at, up.oldest, nil, false // pg_rewind takes the slots away
