@@ -417,7 +417,7 @@ func TestRestoreWithoutAPlaceForItsWAL(t *testing.T) {
 	as("mv", p.inData("pg_wal"), filepath.Join(filepath.Dir(p.dataDir), "wal"))
 	must(t, os.Rename(filepath.Join(filepath.Dir(p.dataDir), "wal"), wal))
 	as("ln", "-s", wal, p.inData("pg_wal"))
-	if err := p.BeginRestore(pg.Restore{Discarded: 1}); err == nil || !strings.Contains(err.Error(), wal) {
+	if err := p.BeginRestore(t.Context(), pg.Restore{Discarded: 1}); err == nil || !strings.Contains(err.Error(), wal) {
 		t.Errorf("%v", err)
 	}
 	if note, err := p.RestoreNote(); note != nil || err != nil {

@@ -131,7 +131,7 @@ func (j *judge) acts(h *host, what string) {
 	if a := h.agent; asked || slices.Contains(j.switched, h) || holder != "" && holder != h.name && h.pg.primary || a != nil && (a.Stopping || a.LeaseState.Giving() != nil) {
 		return
 	}
-	if a := h.agent; a != nil && !a.TaskSince().IsZero() && (a.TaskSince() == h.asked || a.TaskSince().Sub(h.wall(j.pausedAt)) <= 0) {
+	if a := h.agent; a != nil && !a.TaskSince().IsZero() && (a.TaskSince().Equal(h.asked) || a.TaskSince().Sub(h.wall(j.pausedAt)) <= 0) {
 		return
 	}
 	j.fail("I5", "%s: %s, though every member says that the shard is paused", h.name, what)

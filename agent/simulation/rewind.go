@@ -130,7 +130,8 @@ func (w *world) seesStranded() {
 	leader := w.hostNamed(w.consul.leaderNamed())
 	for _, h := range w.hosts {
 		a := h.agent
-		if a == nil || a.Stranded == "" || !h.pg.ruined && w.schedule.mayRewind(h.id) || leader == nil || !leader.pg.writable && !(w.isStandby() && leader.pg.ready) || w.judge.paused {
+		led := leader != nil && (leader.pg.writable || w.isStandby() && leader.pg.ready)
+		if a == nil || a.Stranded == "" || !h.pg.ruined && w.schedule.mayRewind(h.id) || !led || w.judge.paused {
 			h.beyond = w.now
 			continue
 		}

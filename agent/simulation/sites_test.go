@@ -70,10 +70,12 @@ func TestSitesAtRandom(t *testing.T) {
 	for seed := uint64(1); seed <= timings(); seed++ {
 		s := Generate(seed)
 		s.Sites, s.Fresh, s.Patroni, s.NoStream, s.Keeps, s.Operator, s.Adopted, s.Cascade = true, false, nil, nil, 0, false, false, nil
-		s.Events = slices.DeleteFunc(s.Events, func(e Event) bool {
-			return slices.Contains([]Kind{Pause, ByHand, RestoreSnapshot, SetSyncMode}, e.Kind)
-		})
+		s.NoRewind, s.Replaces = nil, nil // a standby leader that no rewind can help goes on as it is
 		kind := []Kind{HandOverSite, PromoteRemote}[seed%2]
+		s.Events = slices.DeleteFunc(s.Events, func(e Event) bool {
+			// A restore that meets with the other site's promotion is an open point of design 5.27.
+			return slices.Contains([]Kind{Pause, ByHand, RestoreSnapshot, SetSyncMode}, e.Kind) || kind == PromoteRemote && e.Kind == Restore
+		})
 		s.Events = append(s.Events, Event{At: 5 * time.Minute, For: 2 * time.Minute, Kind: kind})
 		if v := Run(s, Options{}).Violation; v != nil {
 			t.Errorf("seed %d: %v", seed, v)

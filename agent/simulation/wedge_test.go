@@ -65,10 +65,10 @@ func TestNoWedge(t *testing.T) {
 func TestMutantDiskUnseen(t *testing.T) {
 	t.Parallel()
 	s := directed(4, hangs(map[string]any{"ttl": 8}), during(29, 200, HangDisk, a))
-	for seed := uint64(1); seed <= 10; seed++ {
-		s.Seed = seed
-		if s.stands(Options{Mutant: Mutant{DiskUnseen: true}}, time.Minute) == nil {
-			t.Errorf("seed %d: the rule can be left out without anything noticing", seed)
+	wedged := func(m Mutant) bool { return s.stands(Options{Mutant: m}, time.Minute) != nil }
+	for s.Seed = 1; s.Seed <= 10; s.Seed++ {
+		if !wedged(Mutant{DiskUnseen: true}) {
+			t.Errorf("seed %d: the rule can be left out without anything noticing", s.Seed)
 		}
 	}
 }
@@ -78,7 +78,7 @@ func TestMutantDiskUnseen(t *testing.T) {
 func serves(t *testing.T, s Schedule) {
 	t.Helper()
 	t.Parallel()
-	for seed := uint64(1); seed <= 3; seed++ {
+	for seed := uint64(1); seed <= max(1, min(3, timings()/3)); seed++ {
 		s.Seed = seed
 		if why := s.stands(Options{}, time.Minute); why != nil {
 			t.Errorf("seed %d: %v\n%s", seed, why, s)
