@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -126,7 +127,7 @@ func TestAttemptsOfOthersAreNotClosed(t *testing.T) {
 		}
 	}
 	gone := places{addresses: map[netip.AddrPort]bool{at: true}}
-	closed, err := closeSockets(t.Context(), lostSockets(nil, gone, func(inode uint32) bool { return own[inode] }))
+	closed, err := closeSockets(t.Context(), lostSockets(slices.Values([]pgbouncer.Server(nil)), gone, func(inode uint32) bool { return own[inode] }))
 	if err != nil || closed != 1 {
 		t.Errorf("%d were closed, %v", closed, err)
 	}
