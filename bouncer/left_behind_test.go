@@ -108,16 +108,29 @@ func cutOff(t *testing.T, to cluster.RouteMember) (at cluster.RouteMember, cut f
 	}
 	begun := make(chan opened)
 	go func() {
-		runtime.LockOSThread() // it is not given back, so that the thread ends, which is in another network
-		network, err := os.Open("/run/netns/" + name)
-		if err == nil {
-			err = unix.Setns(int(network.Fd()), unix.CLONE_NEWNET)
-		}
+		// The thread comes back to where it was: were it to end, so would the programs that it has started.
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
 		if err != nil {
 			begun <- opened{err: err}
 			return
 		}
+		defer home.Close()
+		there, err := os.Open("/run/netns/" + name)
+		if err == nil {
+			defer there.Close()
+			err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET)
+		}
+		if err != nil {
+			runtime.UnlockOSThread()
+			begun <- opened{err: err}
+			return
+		}
 		listener, err := net.Listen("tcp", "169.254.77.2:5432")
+		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+			panic(back) // no test may go on elsewhere
+		}
+		runtime.UnlockOSThread()
 		begun <- opened{listener, err}
 	}()
 	o := <-begun
