@@ -379,18 +379,24 @@ func (l *Lab) Balancer() *Balancer { return l.balancer }
 // Hosts lists every host.
 func (l *Lab) Hosts() []*Host { return slices.Clone(l.hosts) }
 
-// LogTail returns the last lines of every log of the lab, for a failed test.
+// LogTail returns the last lines of every log of the lab, for a failed test. Agents,
+// PostgreSQL and bouncers come before balancers and Consul, whose logs are long: of an
+// output that is cut, the end goes first.
 func (l *Lab) LogTail(lines int) string {
-	var b strings.Builder
+	var first, last strings.Builder
 	for _, h := range l.hosts {
 		for _, p := range h.Processes() {
 			content, err := os.ReadFile(p.LogPath())
 			if err != nil {
 				continue
 			}
+			b := &first
+			if p.Name == "consul" || p.Name == "haproxy" {
+				b = &last
+			}
 			all := strings.Split(strings.TrimRight(string(content), "\n"), "\n")
-			fmt.Fprintf(&b, "==> %s/%s (running: %v)\n%s\n", h.Name, p.Name, p.Running(), strings.Join(all[max(0, len(all)-lines):], "\n"))
+			fmt.Fprintf(b, "==> %s/%s (running: %v)\n%s\n", h.Name, p.Name, p.Running(), strings.Join(all[max(0, len(all)-lines):], "\n"))
 		}
 	}
-	return b.String()
+	return first.String() + last.String()
 }
