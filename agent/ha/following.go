@@ -10,6 +10,10 @@ import (
 //
 //	PostgreSQL                            decision
 //	down                                  rejoin (rewinding where needed)
+//	replica that does not answer yet, and
+//	  was started under another leader    rejoin
+//	replica that does not answer yet, and
+//	  is to follow the leader             follow the leader
 //	replica on a branch that the leader
 //	  left behind                         rejoin
 //	replica of somebody else              follow the leader
@@ -74,6 +78,11 @@ func follow(v View, leader string) Decision {
 			return wait("waiting until " + leader + " is a primary")
 		}
 		return v.unlessFailing(do(leader+" leads", Rejoin{Upstream: up, NoStream: noStream}))
+	case v.startsForAnother(leader, m.Value):
+		return v.unlessFailing(do(fmt.Sprintf("it was started while %s led on timeline %d, and the WAL that it starts with may be nobody's; %s leads on timeline %d",
+			pg.Outset.Leader, pg.Outset.Timeline, leader, m.Value.Timeline), Rejoin{Upstream: up, NoStream: noStream}))
+	case !pg.Accepting && from != "" && pg.Upstream != from:
+		return v.unlessFailing(do(leader+" leads", Follow{Upstream: from}))
 	case !pg.Accepting:
 		return wait("following " + leader + "; PostgreSQL is starting")
 	case v.leftBehind(leader, m.Value.Timeline) && isPrimary(m.Value.Role):
@@ -95,6 +104,15 @@ func follow(v View, leader string) Decision {
 		return wait("a replica, following " + leader + " by the archive")
 	}
 	return wait("a replica, following " + leader)
+}
+
+// startsForAnother reports whether a replica that does not answer yet was started while another member
+// led, or the same on another timeline. What was rewound or cloned answers only with the WAL up to
+// where its source was by then: if the shard went on without that, nobody has it, and it
+// would wait for ever.
+func (v View) startsForAnother(leader string, m cluster.Member) bool {
+	pg := v.Postgres
+	return !pg.Accepting && pg.Outset != Line{} && pg.Outset != Line{Leader: leader, Timeline: m.Timeline} && isPrimary(m.Role)
 }
 
 // rebuilds reports whether this replica cannot go on, and its data are to be made anew now. While

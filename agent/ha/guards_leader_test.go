@@ -167,13 +167,24 @@ func TestFollowingNeedsEachCondition(t *testing.T) {
 	notPrimary := func(v *View) { v.Cluster.Members[1].Value.Role = cluster.RoleReplica }
 	ahead := func(v *View) { v.Postgres.Timeline, v.Postgres.Streaming = 2, false }
 	behind := func(v *View) { v.Cluster.Members[1].Value.Timeline, v.Postgres.Streaming = 2, false }
+	starting := func(v *View) { v.Postgres.Accepting = false }
+	outset := func(leader string, timeline int) func(*View) {
+		return func(v *View) { v.Postgres.Outset = Line{Leader: leader, Timeline: timeline} }
+	}
 	history := func(h cluster.History, err error) func(*View) {
 		return func(v *View) { v.Cluster.History = cluster.Entry[cluster.History]{ModifyIndex: 41, Value: h, Err: err} }
 	}
 	runSituations(t, []situationTest{
 		{"the leader's key is not understood", view(leads("b", 0), broken), "", "missing or not understood"},
 		{"the leader's key is not understood, down", view(leads("b", 0), broken, down), "start as replica of nobody", "is missing"},
-		{"starting", view(leads("c", 0), func(v *View) { v.Postgres.Accepting = false }), "", "PostgreSQL is starting"},
+		{"starting", view(leads("b", 0), starting), "", "PostgreSQL is starting"},
+		{"starting, and set up for another", view(leads("c", 0), starting), "follow c", ""},
+		{"starting by the archive", view(leads("c", 0), starting, func(v *View) { v.Tags = map[string]any{"nostream": true} }), "", "PostgreSQL is starting"},
+		{"starting since this leader leads", view(leads("b", 0), starting, outset("b", 1)), "", "PostgreSQL is starting"},
+		{"starting since another led", view(leads("b", 0), starting, outset("c", 1)), "rejoin as replica of b", "may be nobody's"},
+		{"starting since it led on another timeline", view(leads("b", 0), starting, outset("b", 2)), "rejoin as replica of b", "may be nobody's"},
+		{"starting since another led, this one is no primary yet", view(leads("b", 0), starting, outset("c", 1), notPrimary), "", "PostgreSQL is starting"},
+		{"started while another led, it answers", view(leads("b", 0), outset("c", 1)), "", "a replica, following b"},
 		{"a synchronous standby, and another leads", view(leads("c", 0), syncKey("c", "a")), "follow c", ""},
 		{"on a timeline of its own, the leader is none yet", view(leads("b", 0), ahead, notPrimary), "", "following b"},
 		{"on a timeline of its own", view(leads("b", 0), ahead), "rejoin as replica of b", "is another's"},

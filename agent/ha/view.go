@@ -219,6 +219,9 @@ type Postgres struct {
 	// Rejoined is the line to which the last rejoin has made the data fit, or found that
 	// they do; zero: there was none.
 	Rejoined Line
+	// Outset is the line that led when a replica was started that does not answer yet; zero: nobody
+	// led, or it answers.
+	Outset Line
 	// Undersized says why replay stands still until a restart, empty: it does not.
 	Undersized string
 	// Strayed says that a standby leader has WAL which is none of the remote primary's, and receives

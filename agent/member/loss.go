@@ -23,6 +23,7 @@ type restorer struct {
 func (r *restorer) mind(seen ha.Postgres) {
 	loss := r.local.Loss
 	if loss == nil {
+		r.Failure("loss", "", nil)
 		return
 	}
 	goal := ha.Goal{Timeline: loss.Timeline, LSN: loss.LSN}
@@ -49,11 +50,12 @@ func (r *restorer) mind(seen ha.Postgres) {
 	r.asking = true
 	r.postgres.AimAt(r.Dynamic.RetryTimeout, *loss, up, func(aimed pg.Loss, err error) {
 		if err != nil {
-			r.Log.Warn().Err(fmt.Errorf("asking %s: %w", leader, err)).Msg("it is not known yet from which position on this member counts again as a synchronous standby")
+			r.Failure("loss", "it is not known yet from which position on this member counts again as a synchronous standby", fmt.Errorf("asking %s: %w", leader, err))
 			r.After(r.retryAfter(), func() { r.asking = false })
 			return
 		}
 		r.asking = false
+		r.Failure("loss", "", nil)
 		if r.local.Loss != nil && r.local.Loss.ID == aimed.ID {
 			r.local.Loss = &aimed
 		}

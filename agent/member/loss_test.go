@@ -24,11 +24,17 @@ func TestMindLoss(t *testing.T) {
 		t.Fatalf("%v", c.args)
 	}
 	c.fail(errBoom)
+	if len(w.Logged()) != 1 { // once, and not each time
+		t.Errorf("logged: %q", w.Logged())
+	}
 	mind()
 	w.none("Postgres.AimAt")
 	w.pass(200 * time.Millisecond)
 	mind()
 	w.answer("Postgres.AimAt", pg.Loss{ID: "x", Timeline: 3, LSN: 150 * mib}, nil)
+	if len(w.Logged()) != 0 {
+		t.Errorf("logged still: %q", w.Logged())
+	}
 	if w.Loss == nil || w.Loss.LSN != 150*mib || !w.Restoring() || !w.View().Postgres.Restoring {
 		t.Fatalf("%+v", w.Loss)
 	}

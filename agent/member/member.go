@@ -161,6 +161,7 @@ func (m *Member) Restoring() bool { return m.replacing() || m.Loss != nil }
 func (m *Member) Step() (ha.View, ha.Decision) {
 	m.otherSite.mind()
 	m.noteService(!m.LeaseState.Until().IsZero())
+	m.noteOutset(m.leadingLine(), m.task == nil)
 	m.quorum.mind()
 	m.opener.mind()
 	v := m.View()

@@ -109,9 +109,21 @@ type Local struct {
 	unservedSince cluster.Instant
 	Upstream      string  // whom the replica follows
 	rejoined      ha.Line // as in ha.Postgres
+	outset        ha.Line // as in ha.Postgres; of a PostgreSQL that is down, who leads now
 	// Disk says what is wrong with the disk under the data directory; empty: nothing.
 	Disk      string
 	diskSince cluster.Instant
+}
+
+// noteOutset notes who leads while PostgreSQL is down and nothing is done about it: by that leader's
+// data and WAL a replica is started. Of one that was found starting nobody knows.
+func (l *Local) noteOutset(leads ha.Line, idle bool) {
+	switch {
+	case l.PG.Observed.Accepting && l.PG.Running:
+		l.outset = ha.Line{}
+	case idle && (!l.PG.Running || l.outset == ha.Line{}):
+		l.outset = leads
+	}
 }
 
 // staleAfter is when a look at PostgreSQL is too old to say that it serves: the next

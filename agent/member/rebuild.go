@@ -66,20 +66,10 @@ type standstill struct {
 	lsn, replayed int64
 }
 
-// leader is who leads the shard, on which timeline; zero: nobody that is known, or this member.
-func (r *rebuilder) leader() ha.Line {
-	name := r.Snapshot.LeaderName()
-	m, found := r.Snapshot.Member(name)
-	if !found || !m.OK() || name == r.Name {
-		return ha.Line{}
-	}
-	return ha.Line{Leader: name, Timeline: m.Value.Timeline}
-}
-
 // stands is where this replica stands, and whether it waits for WAL there. Replay that is paused or
 // delayed is an operator's will, and there is WAL to replay.
 func (r *rebuilder) stands() (at standstill, waits bool) {
-	o, leader, up := r.local.PG.Observed, r.leader(), r.local.Upstream
+	o, leader, up := r.local.PG.Observed, r.leadingLine(), r.local.Upstream
 	waits = r.local.PG.Running && o.Accepting && o.InRecovery && o.ReplicationState != pg.Streaming && !o.Replaying && o.Standstill == "" &&
 		leader != ha.Line{} && up != "" && !cluster.IsRemote(up)
 	return standstill{upstream: up, leader: leader, timeline: o.Timeline, lsn: o.LSN(), replayed: o.ReplayedLSN}, waits
@@ -106,11 +96,11 @@ func (r *rebuilder) mind() {
 }
 
 // strand notes that this replica cannot go on, by the word of whoever leads.
-func (r *rebuilder) strand(why string) { r.local.Stranded, r.by = why, r.leader() }
+func (r *rebuilder) strand(why string) { r.local.Stranded, r.by = why, r.leadingLine() }
 
 // judge finds out whether the WAL that a replica needs is gone.
 func (r *rebuilder) judge() {
-	leader := r.leader()
+	leader := r.leadingLine()
 	at, waits := r.stands()
 	if !waits {
 		r.Failure("leader unproved", "", nil)
@@ -160,7 +150,7 @@ func (r *rebuilder) mayBe() error {
 		return errors.New("rebuild is not auto")
 	case r.Dynamic.Pause:
 		return errors.New("the shard is paused")
-	case r.leader() == ha.Line{}:
+	case r.leadingLine() == ha.Line{}:
 		return errors.New("no other member leads")
 	case r.lead.LeaseState.Held(r.Now()):
 		return errors.New("this member has a lease")
@@ -301,7 +291,7 @@ func (m *Member) rebuild() {
 			return errors.New("it is not its turn any more")
 		case m.PG.Running && m.PG.Observed.Accepting && !r.stillThere(): // one that is being stopped says nothing
 			return errors.New("it goes on")
-		case r.local.Stranded == "", r.by != r.leader(), r.by.Leader != leader:
+		case r.local.Stranded == "", r.by != r.leadingLine(), r.by.Leader != leader:
 			return errors.New("another member leads than the one by whose word this replica cannot go on")
 		}
 		return r.mayBe()

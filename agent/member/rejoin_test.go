@@ -177,3 +177,35 @@ func TestAnInterruptedRejoinRemovesNothing(t *testing.T) {
 		}
 	}
 }
+
+// Who led when a replica was started is known until it answers, also where another leads by the time that it runs.
+func TestWhoLedWhenAReplicaWasStarted(t *testing.T) {
+	w := newWorld(t)
+	w.agree("Guard.Awake")
+	w.Snapshot = w.shard("b")
+	at := func() ha.Line { return w.View().Postgres.Outset }
+	w.PG.Running, w.PG.Observed = false, pg.State{}
+	w.noteOutset(w.leadingLine(), w.task == nil)
+	led := at()
+	if led.Leader != "b" || led.Timeline == 0 {
+		t.Fatalf("%+v", led)
+	}
+	w.begin(ha.Rejoin{Upstream: "b"})
+	w.Snapshot = w.shard("c")
+	w.Step()
+	if at() != led {
+		t.Errorf("%+v, and another leads since", at())
+	}
+	w.noteOutset(ha.Line{Leader: "c", Timeline: 9}, true)
+	if w.PG.Running = true; at().Leader != "c" {
+		t.Errorf("down, and nothing is done: %+v", at())
+	}
+	w.noteOutset(ha.Line{Leader: "b", Timeline: 10}, true)
+	if at().Leader != "c" {
+		t.Errorf("it runs: %+v", at())
+	}
+	w.PG.Observed.Accepting = true
+	if w.noteOutset(ha.Line{Leader: "b", Timeline: 10}, true); at() != (ha.Line{}) {
+		t.Errorf("it answers: %+v", at())
+	}
+}

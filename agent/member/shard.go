@@ -116,3 +116,13 @@ func (s *Shard) upstreamOf(name string) (pg.Upstream, error) {
 	}
 	return pg.Upstream{Name: name, Host: host, Port: port}, nil
 }
+
+// leadingLine is who leads the shard, on which timeline; zero: nobody that is known, or this member.
+func (s *Shard) leadingLine() ha.Line {
+	name := s.Snapshot.LeaderName()
+	m, found := s.Snapshot.Member(name)
+	if !found || !m.OK() || name == s.Name {
+		return ha.Line{}
+	}
+	return ha.Line{Leader: name, Timeline: m.Value.Timeline}
+}

@@ -35,7 +35,7 @@ func (m *Member) View() ha.View {
 		Data:          m.Data.State, DataProblem: m.Data.Problem, SystemIdentifier: m.Data.SystemIdentifier,
 		Running: m.PG.Running, Accepting: o.Accepting, Primary: m.PG.Primary(),
 		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying, Restoring: m.Restoring(),
-		Upstream: m.Upstream, Rejoined: m.rejoined, Streaming: o.ReplicationState == pg.Streaming,
+		Upstream: m.Upstream, Rejoined: m.rejoined, Outset: m.outset, Streaming: o.ReplicationState == pg.Streaming,
 		ShutDown: m.PG.shutDown, DownSince: m.PGDown, UnservedSince: m.unservedSince,
 		Hung: m.hangs(), Crashes: m.recentCrashes(now),
 		SyncNames: m.commits.names, SyncAny: m.commits.any, SyncSince: m.commits.since,

@@ -75,7 +75,7 @@ func (p *postgres) discard() {
 	p.life++ // whatever fills it is ended
 	p.ruined = false
 	p.slots, p.oldest = nil, 0
-	p.at, p.empty, p.made, p.system, p.primary, p.aside = position{branch: p.host.w.root}, true, workNone, "", false, nil
+	p.at, p.needs, p.empty, p.made, p.system, p.primary, p.aside = position{branch: p.host.w.root}, position{}, true, workNone, "", false, nil
 	p.upgrade = nil
 }
 

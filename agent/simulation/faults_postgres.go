@@ -97,7 +97,7 @@ func (p *postgres) orphan() bool {
 		return false
 	}
 	p.life++
-	p.running, p.ready, p.stopping, p.streaming, p.hung, p.served = false, false, false, false, false, false
+	p.running, p.ready, p.stopping, p.streaming, p.hung, p.served, p.recovering = false, false, false, false, false, false, false
 	p.orphans = true
 	p.abandon()
 	if a := p.host.agent; a != nil {

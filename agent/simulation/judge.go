@@ -351,7 +351,7 @@ func (j *judge) whole() string {
 			}
 			continue
 		}
-		if h != primary && !h.pg.streaming {
+		if h != primary && (!h.pg.streaming || !h.pg.ready) {
 			return h.name + " does not follow " + primary.name + ": " + j.reasons()
 		}
 	}

@@ -50,7 +50,7 @@ func (p *postgres) forgetLoss(id string) {
 func (p *postgres) remove() {
 	p.noteLoss()
 	p.slots, p.oldest = nil, 0
-	p.at, p.empty, p.made, p.system, p.ruined = position{branch: p.host.w.root}, true, workNone, "", false
+	p.at, p.needs, p.empty, p.made, p.system, p.ruined = position{branch: p.host.w.root}, position{}, true, workNone, "", false
 }
 
 // clone fills the empty data directory from a member that runs, which may lag.

@@ -29,10 +29,14 @@ type postgres struct {
 	// unfinished is a clone.
 	empty  bool
 	cloned bool
-	ruined bool   // a rewind was cut short
-	made   work   // bootstrap.go
-	system string // its system identifier
-	aside  *setAside
+	ruined bool // a rewind was cut short
+	// needs is up to where what was rewound must have WAL to be consistent; zero: it is. recovering: a
+	// standby waits for that, and answers no SQL before.
+	needs      position
+	recovering bool
+	made       work   // bootstrap.go
+	system     string // its system identifier
+	aside      *setAside
 	// version is the major version that the data are of; upgrade: upgrade.go.
 	version int
 	upgrade *upgrade
@@ -165,7 +169,16 @@ func (p *postgres) start(primary bool, upstream string, sync *waits, done func(e
 	p.later(p.takes(50*time.Millisecond, time.Second), func() {
 		p.halfWay(func() {
 			p.flush(func() {
-				p.ready, p.served = true, true
+				p.served = true
+				if !primary && !p.at.holds(p.needs) {
+					p.recovering = true
+					p.later(acceptWithin, func() { done(nil) }, func() { done(errStopped) })
+					return
+				}
+				if primary && !p.at.holds(p.needs) {
+					p.host.w.judge.fail("I2", "%s is a primary whose data are not consistent: it lacks WAL that it was rewound to", p.host.name)
+				}
+				p.ready, p.needs = true, position{}
 				if primary {
 					p.recovered = p.at.lsn
 					p.accept()
@@ -176,6 +189,17 @@ func (p *postgres) start(primary bool, upstream string, sync *waits, done func(e
 			}, func() { done(errStopped) })
 		}, func() { done(errStopped) })
 	}, func() { done(errStopped) })
+}
+
+// acceptWithin is how long a start waits for SQL to be answered (agent/postgres/start.go).
+const acceptWithin = 5 * time.Second
+
+// recover lets a standby answer as soon as it has the WAL with which its data are consistent.
+func (p *postgres) recover() {
+	if p.recovering && p.at.holds(p.needs) {
+		p.recovering, p.ready, p.needs = false, true, position{}
+		p.beginReplay()
+	}
 }
 
 var errBrokenOff = errors.New("it broke off")
@@ -390,7 +414,7 @@ func (p *postgres) end() {
 	was := p.running
 	p.refuse()
 	p.life++
-	p.running, p.ready, p.stopping, p.streaming = false, false, false, false
+	p.running, p.ready, p.stopping, p.streaming, p.recovering = false, false, false, false, false
 	p.hung, p.served, p.parent, p.orphans, p.stray = false, false, nil, false, false
 	p.abandon()
 	if was && p.host.agent != nil {

@@ -26,6 +26,7 @@ type rewinding struct {
 	allowed bool
 	cut     func() bool // whether its agent has killed it, or has ended: nobody else notes that it is whole
 	began   int         // in which life
+	copied  position    // up to where the upstream's WAL was copied
 	done    func(error)
 }
 
@@ -57,9 +58,9 @@ func (r rewinding) compare() {
 		r.done(errors.New("the upstream is not reachable, or another cluster's"))
 	case p.ruined:
 		r.done(errHalfWritten)
-	case up.at.holds(p.at):
+	case up.at.holds(p.at) && up.at.holds(p.needs):
 		r.done(nil)
-	case !up.primary && p.at.branch == up.at.branch:
+	case !up.primary && p.at.branch == up.at.branch && p.needs.branch == nil:
 		r.done(nil) // a standby that is behind on the same timeline: nothing has diverged
 	case !r.allowed:
 		r.done(errNotAllowed)
@@ -88,7 +89,7 @@ func (r rewinding) rewrite() {
 		r.done(errStopped)
 		return
 	}
-	p.ruined = true
+	p.ruined, r.copied = true, r.up.pg.at
 	p.host.w.say("%s: rewinds onto %s", p.host.name, r.up.name)
 	p.host.w.after(p.takes(100*time.Millisecond, 2*time.Second), func() {
 		p.host.process(func() {
@@ -108,7 +109,8 @@ func (r rewinding) rewound() {
 	case !r.reaches(), up.replaying(), p.full > 0, p.host.w.mishap():
 		r.done(errHalfWritten)
 	default:
-		p.at, p.oldest, p.slots, p.ruined = up.at, up.oldest, nil, false // pg_rewind takes the slots away
+		// pg_rewind takes the slots away, and notes where the upstream is when it ends: the WAL up to there is to come.
+		p.at, p.needs, p.oldest, p.slots, p.ruined = r.copied, up.at, up.oldest, nil, false
 		p.checkpoint = up.checkpoint
 		r.done(nil)
 	}

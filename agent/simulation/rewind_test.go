@@ -62,3 +62,26 @@ func TestWithoutRewind(t *testing.T) {
 	s.Events, s.NoRewind = s.Events[:3], []int{a}
 	survived(t, s)
 }
+
+// Whoever was rewound is consistent, and answers, only with the WAL up to where its upstream was when the rewind
+// ended. Where that upstream is lost and the shard goes on without this WAL, it is rewound again onto who leads now.
+func TestRewoundOntoALeaderThatIsLost(t *testing.T) {
+	waited := 0
+	for tenths := range 30 {
+		s := directed(3, map[string]any{"ttl": 8}, during(29, 17, LagReplica, c), during(50, 20, LagReplica, c), during(29.9, 16, LagReplica, b), during(30, 20, HostLoss, a),
+			during(50.5+float64(tenths)/10, 30, HostLoss, b))
+		s.Seed = uint64(tenths + 1)
+		r := Run(s, Options{Trace: func(_ time.Duration, line string) {
+			if strings.Contains(line, "may be nobody's; ") {
+				waited++
+			}
+		}})
+		if r.Violation != nil {
+			report(t, s, Options{})
+			return
+		}
+	}
+	if waited == 0 {
+		t.Error("no schedule reaches a replica that waits for WAL which nobody has")
+	}
+}

@@ -29,8 +29,11 @@ type position struct {
 	lsn    int64
 }
 
-// holds tells whether everything up to p is here, too.
+// holds tells whether everything up to p is here, too; nothing always is.
 func (q position) holds(p position) bool {
+	if p.branch == nil {
+		return true
+	}
 	limit := q.lsn
 	for b := q.branch; b != nil; b = b.parent {
 		if b == p.branch {
@@ -107,7 +110,7 @@ func (p *postgres) receive() {
 	if up != nil && !was && w.nameless() { // a connection that lasts needs no name
 		return
 	}
-	if !p.ready || p.primary || p.replaying() || up == nil || up == p.host || !p.host.up || p.host.frozen || p.cutShort() ||
+	if !p.ready && !p.recovering || p.primary || p.replaying() || up == nil || up == p.host || !p.host.up || p.host.frozen || p.cutShort() ||
 		!up.up || up.frozen || !up.pg.ready && !up.pg.stopping || !w.net.both(p.host.id, up.id) || !up.pg.at.holds(p.at) || !up.pg.serves(p) {
 		return
 	}
@@ -128,6 +131,7 @@ func (p *postgres) receive() {
 	default:
 		p.at = up.pg.at
 	}
+	p.recover()
 }
 
 // senderTimeout is wal_sender_timeout: a standby whose disk hangs does not answer.
@@ -151,7 +155,7 @@ func (p *postgres) archive() {
 // restore takes what the archive has of the newest timeline that goes on from here; so
 // does a member that is tagged nostream.
 func (p *postgres) restore() {
-	if !cluster.NoStream(p.host.tags) || p.upstream != "" || !p.ready || p.primary || p.replaying() || p.stopping || !p.writes() || !p.host.up || p.host.frozen {
+	if !cluster.NoStream(p.host.tags) || p.upstream != "" || !p.ready && !p.recovering || p.primary || p.replaying() || p.stopping || !p.writes() || !p.host.up || p.host.frozen {
 		return
 	}
 	next := p.at
@@ -161,6 +165,7 @@ func (p *postgres) restore() {
 		}
 	}
 	p.at = next
+	p.recover()
 }
 
 // cutShort reports whether the WAL receiver is being stopped, or cannot write.
