@@ -78,3 +78,35 @@ func TestFollowWhileRewriting(t *testing.T) {
 		t.Errorf("primary_conninfo is %q", line.Value)
 	}
 }
+
+// A replica that is not consistent yet, as the WAL for that is to come from its upstream, answers no SQL; it
+// follows another upstream all the same, and is stopped as any other.
+func TestFollowBeforeItAnswers(t *testing.T) {
+	t.Parallel()
+	ctx, dir := within(t), newDir(t)
+	a := newInstance(t, settings(t, dir, "a"))
+	id := bootstrapped(ctx, t, a)
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	s := settings(t, dir, "b")
+	s.Postgres.CreateReplica = []string{"without"}
+	s.Postgres.Methods = map[string]any{"without": map[string]any{
+		"command": writeScript(t, dir, "without-wal.sh", getDatadir+binDir(t)+`/pg_basebackup -w -D "$d" -X none -c fast -d "$c"`),
+	}}
+	keepSlots(ctx, t, a, "b")
+	b := newInstance(t, s)
+	up := upstream(a)
+	must(t, b.MakeReplica(ctx, &up, id, nil))
+	nobody := up
+	nobody.Name, nobody.Port = "gone", 1
+	for range 2 {
+		must(t, b.Start(ctx, StartAs{Role: Replica, Upstream: &nobody}))
+		if s, err := b.Observe(ctx); err != nil || !s.Running || s.Accepting || s.Silent {
+			t.Fatalf("without the WAL that makes it consistent: %+v, %v", s, err)
+		}
+		must(t, b.Stop(ctx, Fast))
+	}
+	must(t, b.Start(ctx, StartAs{Role: Replica, Upstream: &nobody}))
+	must(t, b.Follow(ctx, up))
+	observe(ctx, t, b, "follows another upstream, and answers", func(s State) bool { return s.Accepting })
+	caughtUp(ctx, t, a, b)
+}
