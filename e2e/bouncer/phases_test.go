@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,6 +118,9 @@ var chosen = map[string]string{
 // One lab for all: what each test leaves is a whole shard with two poolers.
 func TestBouncer(t *testing.T) {
 	l, s := serving(t)
+	if tail := l.LogTail(1000); !strings.Contains(tail, "database system is ready") {
+		t.Error("what is told of a failed test has nothing of PostgreSQL's log")
+	}
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *lab.Lab, *lab.Shard)

@@ -379,23 +379,30 @@ func (l *Lab) Balancer() *Balancer { return l.balancer }
 // Hosts lists every host.
 func (l *Lab) Hosts() []*Host { return slices.Clone(l.hosts) }
 
-// LogTail returns the last lines of every log of the lab, for a failed test. Agents,
-// PostgreSQL and bouncers come before balancers and Consul, whose logs are long: of an
-// output that is cut, the end goes first.
+// LogTail returns the last lines of every log of the lab, for a failed test: agents, bouncers and
+// PostgreSQL before balancers and Consul, whose logs are long.
 func (l *Lab) LogTail(lines int) string {
 	var first, last strings.Builder
+	tail := func(b *strings.Builder, title, path string) {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return
+		}
+		all := strings.Split(strings.TrimRight(string(content), "\n"), "\n")
+		fmt.Fprintf(b, "==> %s\n%s\n", title, strings.Join(all[max(0, len(all)-lines):], "\n"))
+	}
+	for _, s := range l.shards {
+		for _, m := range s.members {
+			tail(&first, m.Name+"/PostgreSQL", filepath.Join(filepath.Dir(m.DataDir), "."+filepath.Base(m.DataDir)+".lictor-postgres.log"))
+		}
+	}
 	for _, h := range l.hosts {
 		for _, p := range h.Processes() {
-			content, err := os.ReadFile(p.LogPath())
-			if err != nil {
-				continue
-			}
 			b := &first
 			if p.Name == "consul" || p.Name == "haproxy" {
 				b = &last
 			}
-			all := strings.Split(strings.TrimRight(string(content), "\n"), "\n")
-			fmt.Fprintf(b, "==> %s/%s (running: %v)\n%s\n", h.Name, p.Name, p.Running(), strings.Join(all[max(0, len(all)-lines):], "\n"))
+			tail(b, fmt.Sprintf("%s/%s (running: %v)", h.Name, p.Name, p.Running()), p.LogPath())
 		}
 	}
 	return first.String() + last.String()
