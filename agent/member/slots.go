@@ -53,12 +53,13 @@ func (k *slotKeeper) keep() {
 	same := replica == k.replica && slices.EqualFunc(wanted, k.kept, func(a, b pg.WantedSlot) bool {
 		return a.Slot == b.Slot && a.Spare == b.Spare && a.Native == b.Native && a.Yields == b.Yields
 	})
-	behind := slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Spare && moves(o, w) })
+	// One that has lost its WAL keeps its member from streaming, also what that would still find.
+	stale := slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Spare && moves(o, w) || lost(o, w) })
 	awaited := k.awaited()
 	switch waited := k.Now().Sub(k.at); {
 	case k.failed && waited < d.LoopWait: // each answer brings the loop round
 		return
-	case same && !k.failed && len(awaited) == 0 && waited < slotsEvery && (!behind || waited < d.LoopWait):
+	case same && !k.failed && len(awaited) == 0 && waited < slotsEvery && (!stale || waited < d.LoopWait):
 		return
 	}
 	if len(awaited) > 0 {
@@ -89,6 +90,12 @@ func (k *slotKeeper) keep() {
 // moves reports whether a physical slot is behind its reader.
 func moves(o *pg.State, w pg.WantedSlot) bool {
 	return w.Type == cluster.SlotPhysical && isBehind(o, w)
+}
+
+// lost reports whether a physical slot has lost its WAL.
+func lost(o *pg.State, w pg.WantedSlot) bool {
+	i := slotIndex(o, w.Name)
+	return i >= 0 && w.Type == cluster.SlotPhysical && o.Slots[i].Lost
 }
 
 func isBehind(o *pg.State, w pg.WantedSlot) bool {

@@ -106,6 +106,23 @@ func (w *world) keptSlots(want ...string) pg.SlotOrders {
 	return o
 }
 
+// A slot that has lost its WAL keeps its member from streaming: it is made anew within a loop_wait.
+func TestLostSlotIsMadeAnewSoon(t *testing.T) {
+	w := newWorld(t)
+	w.useSlots = true
+	w.leading()
+	w.Dynamic.LoopWait = time.Second
+	w.keptSlots("b", "c")
+	w.PG.Observed.Slots = []pg.Slot{{Slot: cluster.Slot{Name: "c", Type: cluster.SlotPhysical}, RestartLSN: 80 * mib}}
+	w.pass(w.Dynamic.LoopWait)
+	w.slots.keep()
+	w.none("Postgres.SyncSlots")
+	w.PG.Observed.Slots[0].Lost = true
+	w.keptSlots("b", "c")
+	w.slots.keep()
+	w.none("Postgres.SyncSlots") // not at once again
+}
+
 // A replica that may lead has the slots that it needs then, and moves them on as the leader
 // says. One that may not drops what it kept as a primary.
 func TestSpareSlots(t *testing.T) {

@@ -104,6 +104,8 @@ type Slot struct {
 	// Failover: it is marked as one that PostgreSQL itself keeps on replicas; Synced: it was kept so here.
 	Failover bool `json:"failover"`
 	Synced   bool `json:"synced"`
+	// Lost: it has lost its WAL (max_slot_wal_keep_size), and nobody streams by it again. PostgreSQL 12 does not tell.
+	Lost bool `json:"lost"`
 }
 
 // Position is up to where its reader needs nothing any more.

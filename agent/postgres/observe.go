@@ -80,6 +80,7 @@ SELECT r.rec,
   COALESCE((SELECT json_agg(json_build_object('slot_name', slot_name, 'slot_type', slot_type, 'plugin', COALESCE(plugin, ''),
      'database', COALESCE(database, ''), 'active', active, 'restart_lsn', COALESCE(pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, 0),
      'confirmed_flush_lsn', COALESCE(pg_wal_lsn_diff(confirmed_flush_lsn, '0/0')::bigint, 0),
+     'lost', COALESCE(to_jsonb(l) ->> 'wal_status', '') = 'lost',
      'failover', COALESCE((to_jsonb(l) ->> 'failover')::boolean, false), 'synced', COALESCE((to_jsonb(l) ->> 'synced')::boolean, false)))
      FROM pg_replication_slots l WHERE NOT temporary), '[]')::text
 FROM (SELECT pg_is_in_recovery() AS rec, pg_last_wal_receive_lsn() AS received, pg_last_wal_replay_lsn() AS replayed) r

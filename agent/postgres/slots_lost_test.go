@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/pg"
@@ -38,12 +39,16 @@ func TestSlotThatHasLostItsWAL(t *testing.T) {
 	if got := status(); got != "lost" {
 		t.Fatalf("the slot is %q: this test loses nothing", got)
 	}
+	observe(ctx, t, a, "its slot has lost its WAL", func(s State) bool {
+		return slices.ContainsFunc(s.Slots, func(s pg.Slot) bool { return s.Name == "b" && s.Lost })
+	})
 	must(t, b.RemoveForReinit(ctx, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "this test"}))
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	keepSlots(ctx, t, a, "b")
 	if got := status(); got == "lost" {
 		t.Error("the slot is lost still")
 	}
+	observe(ctx, t, a, "the new slot has lost nothing", func(s State) bool { return !slices.ContainsFunc(s.Slots, func(s pg.Slot) bool { return s.Lost }) })
 	follow(ctx, t, b, a)
 	sql(ctx, t, a, "INSERT INTO public.more VALUES (2)")
 	caughtUp(ctx, t, a, b)

@@ -72,7 +72,7 @@ func (p *postgres) observedSlots() []pg.Slot {
 			all = append(all, pg.Slot{Slot: feedSlot(), RestartLSN: s.needs, ConfirmedLSN: s.confirmed})
 			continue
 		}
-		all = append(all, pg.Slot{Slot: cluster.Slot{Name: s.name, Type: cluster.SlotPhysical}, Active: p.feeds(s.name), RestartLSN: s.needs})
+		all = append(all, pg.Slot{Slot: cluster.Slot{Name: s.name, Type: cluster.SlotPhysical}, Active: p.feeds(s.name), RestartLSN: s.needs, Lost: s.lost})
 	}
 	return all
 }
@@ -135,7 +135,7 @@ func (w *world) operator() {
 // stranded reports whether a standby runs that receives nothing because its WAL is gone.
 func (p *postgres) stranded() bool {
 	up := p.host.w.hostNamed(p.upstream)
-	if up == nil || !p.ready || p.primary || p.streaming || !up.pg.at.holds(p.at) {
+	if up == nil || !p.ready && !p.recovering || p.primary || p.streaming || !up.pg.at.holds(p.at) {
 		return false
 	}
 	s := up.pg.slotOf(p.host.name)
