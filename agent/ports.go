@@ -517,12 +517,19 @@ func (p inPostgres) EndRestore(w *member.Work, done func(error)) {
 	work(p.runner, w, 0, func(context.Context) error { return p.pg.EndRestore() }, done)
 }
 
+// What takes longer of a major upgrade is taken back: while it is begun PostgreSQL serves, and nothing else is done; then
+// clients wait.
+const (
+	beginUpgradeLimit = 10 * time.Minute
+	upgradeDataLimit  = 2 * time.Hour
+)
+
 func (p inPostgres) BeginUpgrade(w *member.Work, to, above int, done func(error)) {
-	work(p.runner, w, 0, func(ctx context.Context) error { return p.pg.BeginUpgrade(ctx, to, p.upgradeBinDir, above) }, done)
+	work(p.runner, w, beginUpgradeLimit, func(ctx context.Context) error { return p.pg.BeginUpgrade(ctx, to, p.upgradeBinDir, above) }, done)
 }
 
 func (p inPostgres) UpgradeData(w *member.Work, done func(error)) {
-	work(p.runner, w, 0, p.pg.UpgradeData, done)
+	work(p.runner, w, upgradeDataLimit, p.pg.UpgradeData, done)
 }
 
 func (p inPostgres) PlaceUpgraded(w *member.Work, done func(member.Upgraded, error)) {

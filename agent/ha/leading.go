@@ -24,6 +24,8 @@ const patrolEvery = 5 * time.Second
 //	  another member can lead               give the lease up
 //	the same, or serving nobody, while a
 //	  restore replaces the data             wait for it: nobody else may lead
+//	serving nobody, while a major upgrade
+//	  has PostgreSQL stopped                wait for it: it has limits of its own
 //	not as it was, by a restore of its own
 //	  that has not ended                    put it back (see undoing)
 //	serving nobody for primary_start_timeout,
@@ -105,7 +107,7 @@ func duty(v View) Decision {
 		return giveUpOr(v, "PostgreSQL has served nobody for primary_start_timeout", duty(rest))
 	case v.Task != TaskNone:
 		busy := wait("the leader, busy: " + string(v.Task))
-		if diskFails(v) && !v.Task.ending() && !replacesData(v) {
+		if diskFails(v) && !v.Task.ending() && !nobodyElseMayLead(v) {
 			return giveUpOr(v, diskFailed+pg.DiskTrouble, busy) // which it may wait for
 		}
 		return busy
@@ -187,11 +189,16 @@ func (k TaskKind) ending() bool {
 	return false
 }
 
-// replacesData reports whether a restore replaces the data, or puts the old ones back: nobody else may lead then,
-// whatever it waits for. Before that, and after it, a restore has the limits of any other task. A major upgrade
-// ends, or is taken back, by limits of its own.
-func replacesData(v View) bool {
-	return v.Task == TaskRestore && (v.Postgres.Replacing || v.Postgres.Data == DataSetAside) || v.Task == TaskUpgrade
+// nobodyElseMayLead reports whether a restore replaces the data, or puts the old ones back: nobody else may lead then,
+// whatever it waits for. Before that, and after it, a restore has the limits of any other task.
+func nobodyElseMayLead(v View) bool {
+	return v.Task == TaskRestore && (v.Postgres.Replacing || v.Postgres.Data == DataSetAside)
+}
+
+// stoppedForUpgrade reports whether a major upgrade has PostgreSQL stopped, or takes that back: it takes its time, and has limits of
+// its own. Until it is announced others may lead as ever, so a disk that fails is no reason to wait.
+func stoppedForUpgrade(v View) bool {
+	return v.Task == TaskUpgrade && (v.Postgres.Replacing || v.Postgres.Data == DataUpgrading)
 }
 
 // nextTimelineUntold reports whether the status does not say yet which timeline a promotion would begin,
@@ -219,13 +226,14 @@ func UnservedLimit(c cluster.Dynamic) time.Duration { return max(c.PrimaryStartT
 // servesNobody reports whether this leader has served nobody for longer than it may,
 // whatever keeps it from that: a postmaster that hangs, a start, restart or promotion
 // that does not end, a look at PostgreSQL or its data that does not come back. A demotion
-// has the same limit itself, and a handover one of its own; a restore has none while nobody else may lead.
+// has the same limit itself, and a handover and a major upgrade have ones of their own; a restore has none while nobody else
+// may lead.
 func (v View) servesNobody() bool {
 	limit := UnservedLimit(v.Config)
 	if v.Task == TaskHandover {
 		limit += stopGrace
 	}
-	return v.Task != TaskDemote && !replacesData(v) && v.unserved(limit)
+	return v.Task != TaskDemote && !nobodyElseMayLead(v) && !stoppedForUpgrade(v) && v.unserved(limit)
 }
 
 func (v View) unserved(limit time.Duration) bool {

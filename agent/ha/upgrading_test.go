@@ -8,8 +8,8 @@ import (
 // upgradeNoted: a major upgrade of this member's has not ended; PostgreSQL was not stopped for it yet.
 func upgradeNoted(v *View) { v.Postgres.Upgrade = &Upgrade{From: "77"} }
 
-// stoppedForUpgrade: it was stopped.
-func stoppedForUpgrade(v *View) {
+// upgradeStopped: it was stopped.
+func upgradeStopped(v *View) {
 	down(v)
 	v.Postgres.Data, v.Postgres.Primary, v.Postgres.Upgrade = DataUpgrading, true, &Upgrade{From: "77"}
 }
@@ -21,17 +21,29 @@ func TestUpgradeIsTakenBack(t *testing.T) {
 	leading := holdsLease(7 * time.Second)
 	runSituations(t, []situationTest{
 		{"of a leader that serves", view(leading, primary, upgradeNoted), back, "has not ended"},
-		{"of a leader that has stopped", view(leading, stoppedForUpgrade), back, "has not ended"},
-		{"of one whose lease has ended", view(leads("a", ttl+ttl/40+time.Second), stoppedForUpgrade, asked()), back, "has not ended"},
-		{"where another one leads", view(leads("b", 0), stoppedForUpgrade), back, "has not ended"},
+		{"of a leader that has stopped", view(leading, upgradeStopped), back, "has not ended"},
+		{"of one whose lease has ended", view(leads("a", ttl+ttl/40+time.Second), upgradeStopped, asked()), back, "has not ended"},
+		{"where another one leads", view(leads("b", 0), upgradeStopped), back, "has not ended"},
 		{"where another one leads, and it had not stopped", view(leads("b", 0), down, upgradeNoted), back, "has not ended"},
-		{"not while a task works on it", view(leading, stoppedForUpgrade, doingTask(TaskUpgrade)), "", "busy: major upgrade"},
-		{"not at once after it failed", view(leading, stoppedForUpgrade, func(v *View) {
+		{"not while a task works on it", view(leading, upgradeStopped, doingTask(TaskUpgrade)), "", "busy: major upgrade"},
+		{"not at once after it failed", view(leading, upgradeStopped, func(v *View) {
 			v.Attempt = Attempt{Kind: TaskUpgrade, Failures: 1, NotUntil: now + 1}
 		}), "", "waiting to try again"},
-		{"a leader that was stopped may serve nobody for as long as it takes", view(leading, stoppedForUpgrade, doingTask(TaskUpgrade), asked(peer("c", 1, 9000)), func(v *View) {
+		{"a leader that was stopped may serve nobody for as long as it takes", view(leading, upgradeStopped, doingTask(TaskUpgrade), asked(peer("c", 1, 9000)), func(v *View) {
 			v.Postgres.UnservedSince = now.Add(-time.Hour)
 		}), "", "busy: major upgrade"},
+		{"also before that is seen", view(leading, upgradeNoted, doingTask(TaskUpgrade), asked(peer("c", 1, 9000)), func(v *View) {
+			v.Postgres.Replacing, v.Postgres.UnservedSince = true, now.Add(-time.Hour)
+		}), "", "busy: major upgrade"},
+		{"before it was stopped it may not", view(leading, primary, upgradeNoted, doingTask(TaskUpgrade), asked(peer("c", 1, 9000)), func(v *View) {
+			v.Postgres.UnservedSince = now.Add(-time.Hour)
+		}), "give the lease up to c", "served nobody"},
+		{"nor where the disk fails", view(leading, upgradeStopped, doingTask(TaskUpgrade), asked(peer("c", 1, 9000)), func(v *View) {
+			v.Postgres.DiskTrouble, v.Postgres.DiskSince = "no space left", now.Add(-ttl)
+		}), "give the lease up to c", "no space left"},
+		{"nor where it cannot be taken back", view(leading, upgradeStopped, asked(peer("c", 1, 9000)), func(v *View) {
+			v.Postgres.UnservedSince = now.Add(-time.Hour)
+		}), "give the lease up to c", "served nobody"},
 	})
 	due := view(holdsLease(time.Second), primary, upgradeNoted)
 	if d := Decide(due); len(d.Actions) == 0 {
@@ -42,7 +54,7 @@ func TestUpgradeIsTakenBack(t *testing.T) {
 // announces: the announcement was sent, or was about to be, in the place of the status with that index.
 func announces(index uint64, fits bool) func(*View) {
 	return func(v *View) {
-		stoppedForUpgrade(v)
+		upgradeStopped(v)
 		v.Postgres.Upgrade = &Upgrade{From: "77", To: "88", Index: index, Fits: fits}
 	}
 }

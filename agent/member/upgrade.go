@@ -70,12 +70,15 @@ func (m *Upgrades) superseded(leader string) (version int, err error) {
 	return l.Value.Lictor.Postgres, nil
 }
 
-// undo takes an upgrade back. An agent that has begun anew with the new version's programs has to do so again.
+// undo takes an upgrade back. An agent that has begun anew with the new version's programs has to do so again. Where it cannot
+// be taken back this leader serves nobody, and others may lead: that is what the limits of any leader are for.
 func (m *Upgrades) undo() {
 	fits := m.Upgrade != nil && m.Upgrade.Fits
 	m.startTask(ha.TaskUpgrade, m.Postgres.UndoUpgrade, func(err error) {
 		m.unfit = m.unfit || err == nil && fits
-		m.restoreUndone(err)
+		if err == nil {
+			m.restoreUndone(nil)
+		}
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
@@ -211,6 +212,30 @@ func TestUpgradeTakenBackByTheNewPrograms(t *testing.T) {
 	w.settle()
 	if !w.Upgrades.BeginsAnew() {
 		t.Error("it goes on with the new version's programs")
+	}
+}
+
+// A leader that cannot take an upgrade back serves nobody, however often it tries, until its limit lets another member lead.
+func TestUpgradeThatCannotBeTakenBack(t *testing.T) {
+	w := upgradable(t)
+	w.running = false
+	w.Adopt(Found{Data: Data{State: ha.DataUpgrading, SystemIdentifier: systemA, WasPrimary: true}, Upgrade: &ha.Upgrade{From: systemA}}, false)
+	w.noteService(true)
+	since := w.unservedSince
+	for _, err := range []error{errBoom, errBoom, nil} {
+		w.pass(20 * time.Second)
+		w.begin(ha.UndoUpgrade{})
+		c := w.take("Postgres.UndoUpgrade")
+		if err != nil {
+			c.fail(err)
+		} else {
+			c.answer()
+		}
+		w.answer("Postgres.Look", Found{}, false)
+		w.noteService(true)
+		if same := w.unservedSince == since; same != (err != nil) || since.IsZero() {
+			t.Fatalf("after %v it has served nobody since %v, before since %v", err, w.unservedSince, since)
+		}
 	}
 }
 
