@@ -87,3 +87,40 @@ func TestWitnessesAreElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// Where a member is free again before it has noted that it detached, the note does not stay: it would keep the archive from this
+// replica until its agent begins anew.
+func TestNoteOfADetachmentThatIsOver(t *testing.T) {
+	d := pg.Detachment{Status: 90, Attempt: "one", Candidate: "c"}
+	for name, noted := range map[string]func(*call){"noted": yes, "half noted": no} {
+		w := newWorld(t)
+		w.Dynamic.Takeover = cluster.TakeoverQuorum
+		var told error
+		over := false
+		w.quorum.detachFor(d, func(err error) { told, over = err, true })
+		w.answer("Postgres.Unfollow")
+		w.Reattach() // there is a newer status
+		w.quorum.mind()
+		w.none("Postgres.DropDetachment") // it would come before the note
+		noted(w.take("Postgres.KeepDetachment"))
+		w.answer("Postgres.Look", Found{}, false)
+		if !over || name == "half noted" && told == nil {
+			t.Fatalf("%s: %t, %v", name, over, told)
+		}
+		if c := w.take("Postgres.DropDetachment"); c.args[0] != d {
+			t.Errorf("%s: dropped %v", name, c.args)
+		}
+	}
+}
+
+// A note is not dropped while this member detaches for another attempt under the same status.
+func TestNoteOfADetachmentThatIsMadeAgain(t *testing.T) {
+	w := newWorld(t)
+	w.Dynamic.Takeover = cluster.TakeoverQuorum
+	w.quorum.noted = pg.Detachment{Status: 90, Attempt: "one", Candidate: "c"}
+	w.quorum.mind()
+	w.deny("Postgres.DropDetachment", errBoom)
+	w.quorum.detachFor(pg.Detachment{Status: 90, Attempt: "two", Candidate: "c"}, func(error) {})
+	w.pass(400 * time.Millisecond)
+	w.none("Postgres.DropDetachment")
+}

@@ -120,7 +120,7 @@ func (q *quorumTakeover) dropNote(d pg.Detachment) {
 		q.Failure("detachment", "the note that this member has detached could not be removed, and keeps the archive from PostgreSQL", err)
 		if err != nil {
 			q.After(q.retryAfter(), func() {
-				if q.noted.Status != d.Status {
+				if q.noted.Status != d.Status && q.Detached != d.Status {
 					q.dropNote(d)
 				}
 			})
@@ -364,12 +364,15 @@ func (q *quorumTakeover) detachFor(d pg.Detachment, done func(error)) {
 		})
 	}
 	q.work.startTask(ha.TaskStart, inOrder(unfollow, func(w *Work, next func(error)) { q.postgres.KeepDetachment(w, d, next) }), func(err error) {
-		if err == nil && q.Detached == d.Status {
+		switch {
+		case err == nil && q.Detached == d.Status:
 			if q.noted.Status != d.Status {
 				q.attempts = nil
 			}
 			q.noted, q.attempts = d, append(q.attempts, d.Attempt)
 			q.watches.KickPostgres()
+		case q.noted.Status != d.Status: // the shard has gone on meanwhile, or the note may be half there
+			q.dropNote(d)
 		}
 		done(err)
 	})
