@@ -12,11 +12,12 @@ import (
 //	down                                  rejoin (rewinding where needed)
 //	replica that does not answer yet, and
 //	  was started under another leader    rejoin
-//	replica that does not answer yet, and
-//	  is to follow the leader             follow the leader
 //	replica on a branch that the leader
 //	  left behind                         rejoin
-//	replica of somebody else              follow the leader
+//	replica of somebody else, starting or
+//	  not: it may wait for WAL that it is
+//	  to get from nobody, or from an
+//	  earlier leader                      follow the leader
 //	replica that cannot go on, where the
 //	  policy is to rebuild it, and it is
 //	  its turn                            have the data made anew, also where it is down
@@ -81,8 +82,8 @@ func follow(v View, leader string) Decision {
 	case v.startsForAnother(leader, m.Value):
 		return v.unlessFailing(do(fmt.Sprintf("it was started while %s led on timeline %d, and the WAL that it starts with may be nobody's; %s leads on timeline %d",
 			pg.Outset.Leader, pg.Outset.Timeline, leader, m.Value.Timeline), Rejoin{Upstream: up, NoStream: noStream}))
-	case !pg.Accepting && from != "" && pg.Upstream != from:
-		return v.unlessFailing(do(leader+" leads", Follow{Upstream: from}))
+	case !pg.Accepting && !pg.Primary && from != "" && pg.Upstream != from:
+		return v.unlessFailing(do(leader+" leads, and may have the WAL for which a start waits", Follow{Upstream: from}))
 	case !pg.Accepting:
 		return wait("following " + leader + "; PostgreSQL is starting")
 	case v.leftBehind(leader, m.Value.Timeline) && isPrimary(m.Value.Role):
@@ -112,7 +113,7 @@ func follow(v View, leader string) Decision {
 // would wait for ever.
 func (v View) startsForAnother(leader string, m cluster.Member) bool {
 	pg := v.Postgres
-	return !pg.Accepting && pg.Outset != Line{} && pg.Outset != Line{Leader: leader, Timeline: m.Timeline} && isPrimary(m.Role)
+	return !pg.Accepting && !pg.Primary && pg.Outset != Line{} && pg.Outset != Line{Leader: leader, Timeline: m.Timeline} && isPrimary(m.Role)
 }
 
 // rebuilds reports whether this replica cannot go on, and its data are to be made anew now. While

@@ -178,8 +178,12 @@ func TestFollowingNeedsEachCondition(t *testing.T) {
 		{"the leader's key is not understood", view(leads("b", 0), broken), "", "missing or not understood"},
 		{"the leader's key is not understood, down", view(leads("b", 0), broken, down), "start as replica of nobody", "is missing"},
 		{"starting", view(leads("b", 0), starting), "", "PostgreSQL is starting"},
-		{"starting, and set up for another", view(leads("c", 0), starting), "follow c", ""},
-		{"starting by the archive", view(leads("c", 0), starting, func(v *View) { v.Tags = map[string]any{"nostream": true} }), "", "PostgreSQL is starting"},
+		{"starting, with the WAL of an earlier leader", view(leads("c", 0), starting), "follow c", "WAL for which a start waits"},
+		{"starting, with nobody's WAL", view(leads("b", 0), starting, follows("")), "follow b", "WAL for which a start waits"},
+		{"starting, with nobody's WAL, which has just failed", view(leads("b", 0), starting, follows(""), func(v *View) {
+			v.Attempt = Attempt{Kind: TaskStart, Failures: 1, NotUntil: now.Add(time.Second)}
+		}), "", "waiting to try again"},
+		{"starting, and is to stream from nobody", view(leads("b", 0), starting, follows(""), func(v *View) { v.Tags = map[string]any{"nostream": true} }), "", "PostgreSQL is starting"},
 		{"starting since this leader leads", view(leads("b", 0), starting, outset("b", 1)), "", "PostgreSQL is starting"},
 		{"starting since another led", view(leads("b", 0), starting, outset("c", 1)), "rejoin as replica of b", "may be nobody's"},
 		{"starting since it led on another timeline", view(leads("b", 0), starting, outset("b", 2)), "rejoin as replica of b", "may be nobody's"},

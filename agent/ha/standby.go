@@ -20,8 +20,9 @@ import (
 //	down, primary_start_timeout over,
 //	  or in a crash loop, and another
 //	  member can lead                give the lease up
+//	replica of anybody else          follow the remote primary, which may have the WAL for which a
+//	                                 start waits
 //	running, not accepting           wait for it, up to primary_start_timeout
-//	replica of anybody else          follow the remote primary
 //	its WAL is none of the remote
 //	  primary's                      rejoin
 //	replay waits for a restart       restart
@@ -46,6 +47,8 @@ func standbyLeader(v View) Decision {
 		return d
 	case !pg.Accepting && v.startTimedOut():
 		return giveUpOr(v, "PostgreSQL did not come up within primary_start_timeout", Decision{})
+	case !pg.Accepting && !pg.Primary && pg.Upstream != remote:
+		return v.unlessFailing(do("the standby leader", Follow{Upstream: remote}))
 	case !pg.Accepting:
 		return wait("the standby leader; PostgreSQL is starting")
 	case v.Read.IsZero():

@@ -59,6 +59,8 @@ func TestStandbyLeader(t *testing.T) {
 		{"crashes again and again, nobody else can lead", view(leadsStandby, down, crashing, asked()), rejoin, ""},
 		{"did not come up", view(leadsStandby, down, timedOut, asked(peer("b", 1, 5000))), "give the lease up to b", "primary_start_timeout"},
 		{"starts", view(leadsStandby, func(v *View) { v.Postgres.Accepting = false }), "", "is starting"},
+		{"starts, and was to get the WAL that it needs from nobody", view(leadsStandby, follows(""), func(v *View) { v.Postgres.Accepting = false }), "follow " + remote, "standby leader"},
+		{"starts as a primary", view(leadsStandby, follows(""), primary, func(v *View) { v.Postgres.Accepting = false }), "", "is starting"},
 		{"starts for too long", view(leadsStandby, timedOut, func(v *View) { v.Postgres.Accepting = false }, asked(peer("b", 1, 5000))), "give the lease up to b", "did not come up"},
 		{"the key sync is left of a primary", view(leadsStandby, syncKey("a", "b")), "delete the sync key", "promises no commits"},
 		{"the key sync is being written", view(leadsStandby, syncKey("a", "b"), func(v *View) { v.SyncWriting = true }), "", "following"},
