@@ -185,12 +185,14 @@ func TestImpostor(t *testing.T) {
 		name      string
 		edit      func(role *config.PgUser)
 		verifiers []string
+		unasked   []string
 		believed  []string
 	}{
 		{name: "a password, of which PostgreSQL keeps a verifier", verifiers: own},
 		// Else no member that was rewound would ever count again.
 		{name: "a password", believed: []string{"PositionOf"}},
 		{name: "no password", edit: func(r *config.PgUser) { r.Password = "" }, verifiers: own, believed: []string{"PositionOf"}},
+		{name: "pg_hba lets the role in by trust", verifiers: own, unasked: []string{forReplication, forSQL}, believed: []string{"PositionOf"}},
 		{name: "TLS with anybody", edit: func(r *config.PgUser) { r.SSLMode = "prefer" }, verifiers: own},
 		{name: "a list that asks for nothing", edit: func(r *config.PgUser) { r.RequireAuth = "!password" }, believed: []string{"PositionOf"}},
 		{name: "the operator wants SCRAM", edit: func(r *config.PgUser) { r.RequireAuth = "scram-sha-256" }},
@@ -205,6 +207,9 @@ func TestImpostor(t *testing.T) {
 				test.edit(r)
 			}
 		}, test.verifiers...)
+		p.roles.Lock()
+		p.verifiers.Unasked = test.unasked
+		p.roles.Unlock()
 		for what, ask := range asked {
 			err := ask()
 			believed := false
@@ -255,9 +260,23 @@ func TestTrustSaysWhatToSet(t *testing.T) {
 	id := bootstrapped(ctx, t, a)
 	must(t, a.Start(ctx, StartAs{Role: Primary}))
 	observe(ctx, t, a, "answers", func(s State) bool { return s.Accepting })
-	b := newInstance(t, settings(t, newDir(t), "b"))
+	same := settings(t, newDir(t), "b")
+	same.Postgres.PgHBA, same.Postgres.ConnectAddress = s.Postgres.PgHBA, "127.0.0.1:1"
+	b := newInstance(t, same)
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	follow(ctx, t, b, a)
+	// What must not end for good does without: a member that was copied counts again, and the other site keeps a primary from being made.
+	observe(ctx, t, b, "knows what pg_hba asks for", func(State) bool {
+		b.roles.Lock()
+		defer b.roles.Unlock()
+		return len(b.verifiers.Scram) > 0 && len(b.verifiers.Unasked) == 2
+	})
+	if _, _, err := b.PositionOf(ctx, upstream(a)); err != nil {
+		t.Errorf("a copy would never count again: %v", err)
+	}
+	if site, err := b.AskSite(ctx, upstream(a), 1); err != nil || !site.Unproved || !site.Primary {
+		t.Errorf("the other site's primary counts as none: %+v, %v", site, err)
+	}
 	answers := func(p *Instance) error { return p.Answers(ctx, upstream(a), true, id) }
 	if err := answers(b); !errors.Is(err, ErrUnproved) || !strings.Contains(err.Error(), "set require_auth") {
 		t.Error(err)
@@ -265,6 +284,41 @@ func TestTrustSaysWhatToSet(t *testing.T) {
 	s.Postgres.Authentication.Superuser.RequireAuth = "none"
 	if err := answers(newInstance(t, s)); err != nil {
 		t.Error(err)
+	}
+}
+
+// Of pg_hba's lines those count that let the role in from other hosts by something else than its password.
+func TestLinesThatAskForNoProof(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	conn, err := p.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(conn)
+	for lines, want := range map[string][2]bool{
+		"host all all 10.0.0.0/8 scram-sha-256\nhost replication all 10.0.0.0/8 md5":         {},
+		"local all all trust\nlocal replication all peer":                                    {},
+		"host all all 127.0.0.1/32 trust\nhost replication all ::1/128 trust":                {},
+		"host all all 10.0.0.0/8 trust":                                                      {false, true},
+		"host replication all 10.0.0.0/8 ident":                                              {true, false},
+		"host replication somebody 10.0.0.0/8 trust\nhost all somebody all trust":            {},
+		"host replication replicator samenet trust\nhost app,replication postgres all ident": {true, true},
+		"host replication +repl 10.0.0.0/8 trust\nhost all all all reject":                   {true, false},
+	} {
+		must(t, p.writeFile(p.inConf("pg_hba.conf"), "local all all trust\n"+lines+"\n"))
+		var got [2]bool
+		must(t, conn.QueryRow(ctx, unaskedSQL, "replicator", "postgres", false).Scan(&got[0], &got[1]))
+		if got != want {
+			t.Errorf("%s: replication and SQL %v, want %v", lines, got, want)
+		}
+	}
+	var got [2]bool
+	must(t, p.writeFile(p.inConf("pg_hba.conf"), "host all all 127.0.0.1/32 trust\n"))
+	must(t, conn.QueryRow(ctx, unaskedSQL, "replicator", "postgres", true).Scan(&got[0], &got[1]))
+	if got != [2]bool{false, true} || !onLoopback("127.0.0.1:5432") || !onLoopback("[::1]:5432") || onLoopback("10.0.0.1:5432") {
+		t.Errorf("members that are all on one host: %v", got)
 	}
 }
 

@@ -75,7 +75,7 @@ func assemble(i *installation, l Launcher) *Instance {
 	p.confFiles = &confFiles{installation: i, credentials: p.credentials}
 	p.session = &session{installation: i, sql: make(chan *pgx.Conn, 1)}
 	p.sql <- nil
-	p.upstreams = &upstreams{i, p.walDir}
+	p.upstreams = &upstreams{i, p.walDir, p.credentials}
 	p.checker = &checker{installation: i, confFiles: p.confFiles, session: p.session}
 	p.processes = &processes{i, p.confFiles, p.dataDirectory, p.session, l, fence.NewTarget(i.dataDir)}
 	p.server = &server{i, p.confFiles, p.dataDirectory, p.walDir, p.session, p.processes, p.checker}

@@ -148,7 +148,7 @@ func (p *observer) look(ctx context.Context) (State, error) {
 		err = json.Unmarshal([]byte(slots), &s.Slots)
 	}
 	if err == nil {
-		p.learnVerifiers(ctx, conn, s.StartTime)
+		p.learnVerifiers(ctx, conn, loaded)
 		s.PendingRestart, err = p.pendingRestart(ctx, conn, s, loaded)
 	}
 	if err == nil {

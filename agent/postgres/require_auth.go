@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,10 +52,23 @@ func saysProof(requireAuth string) bool {
 		slices.ContainsFunc(methods, func(m string) bool { return strings.TrimSpace(m) == "!none" }))
 }
 
-// keepsProof reports whether a role has a password of which PostgreSQL is known to keep a SCRAM verifier.
-func keepsProof(role config.PgUser) bool {
-	return role.Password != "" && role.RequireAuth == scramAlone
+// provesWhereItCan is proving where the servers can: for a role with a password of which PostgreSQL is known to keep a SCRAM verifier, where
+// no line of pg_hba lets it in without. can: they can.
+func (p *credentials) provesWhereItCan(host, purpose string, role config.PgUser) (_ config.PgUser, can bool) {
+	p.roles.Lock()
+	unasked := slices.Contains(p.verifiers.Unasked, purpose)
+	p.roles.Unlock()
+	if role.Password == "" || role.RequireAuth != scramAlone || unasked {
+		return role, false
+	}
+	return proving(host, role), true
 }
+
+// What a role logs in for.
+const (
+	forReplication = "replication"
+	forSQL         = "sql"
+)
 
 // credentials are the roles that the agent and its programs log in as.
 type credentials struct {
@@ -98,8 +112,11 @@ func verified(c *pgx.ConnConfig) bool {
 // shard last said: it asks for nothing else then, and what asks for md5 is none.
 type verifiers struct {
 	Scram []string `json:"scram"`
+	// Unasked is what for (forReplication, forSQL) a line of pg_hba lets a role in from other hosts without SCRAM: by trust, or by a
+	// certificate of its own. The members' lines are taken to be alike.
+	Unasked []string `json:"unasked,omitempty"`
 
-	seen time.Time // the start of the postmaster that was asked
+	seen time.Time // when the postmaster that was asked has read its files
 	of   string    // and the roles
 }
 
@@ -128,24 +145,36 @@ func (p *credentials) strengthen() {
 	p.local.Store(&local)
 }
 
-// learnVerifiers asks PostgreSQL, once in its life, which of the agent's roles have a
-// SCRAM verifier.
-func (p *credentials) learnVerifiers(ctx context.Context, conn *pgx.Conn, started time.Time) {
-	roles := agentsRoles(p.local.Load().Authentication)
+// learnVerifiers asks PostgreSQL, once after each reading of its files, which of the agent's roles have a
+// SCRAM verifier, and whether other servers ask for it.
+func (p *credentials) learnVerifiers(ctx context.Context, conn *pgx.Conn, loaded time.Time) {
+	local := p.local.Load()
+	roles := agentsRoles(local.Authentication)
 	of := strings.Join(roles, "\x00")
 	p.roles.Lock()
 	known := p.verifiers
 	p.roles.Unlock()
-	if known.seen.Equal(started) && known.of == of {
+	if known.seen.Equal(loaded) && known.of == of {
 		return
 	}
 	const query = `SELECT COALESCE(array_agg(rolname ORDER BY rolname), '{}') FROM pg_catalog.pg_authid
 		WHERE rolname = ANY($1::text[]) AND rolpassword LIKE 'SCRAM-SHA-256$%'`
-	now := verifiers{seen: started, of: of}
+	now := verifiers{seen: loaded, of: of}
 	if err := conn.QueryRow(ctx, query, roles).Scan(&now.Scram); err != nil {
 		now.Scram = known.Scram // no superuser: it stays unknown
 	}
-	changed := !slices.Equal(now.Scram, known.Scram)
+	var replication, sql bool
+	if err := conn.QueryRow(ctx, unaskedSQL, local.Authentication.Replication.Username, local.Authentication.Superuser.Username, onLoopback(local.ConnectAddress)).Scan(&replication, &sql); err != nil {
+		now.Unasked = known.Unasked
+	} else {
+		for purpose, is := range map[string]bool{forReplication: replication, forSQL: sql} {
+			if is {
+				now.Unasked = append(now.Unasked, purpose)
+			}
+		}
+		slices.Sort(now.Unasked)
+	}
+	changed := !slices.Equal(now.Scram, known.Scram) || !slices.Equal(now.Unasked, known.Unasked)
 	p.roles.Lock()
 	if p.verifiers = now; changed {
 		p.strengthen()
@@ -161,6 +190,22 @@ func (p *credentials) learnVerifiers(ctx context.Context, conn *pgx.Conn, starte
 	if err != nil {
 		p.log.Warn().Err(err).Msg("noting which roles have SCRAM verifiers has failed; it is asked again with the next start")
 	}
+}
+
+// unaskedSQL asks whether a line of pg_hba may let the role that replicates, and the superuser, in from other hosts without SCRAM. Lines for
+// groups, and for names by pattern, may. Those of this host alone count where the members are all on it.
+const unaskedSQL = `WITH h AS (
+	SELECT database, user_name FROM pg_catalog.pg_hba_file_rules
+	WHERE error IS NULL AND type <> 'local' AND auth_method NOT IN ('scram-sha-256', 'md5', 'password', 'reject')
+	  AND ($3 OR COALESCE(address, '') !~ '^(127[.]|::1$|localhost$|samehost$)'))
+SELECT EXISTS (SELECT FROM h WHERE 'replication' = ANY (database) AND EXISTS (SELECT FROM unnest(user_name) u WHERE u IN ('all', $1) OR u ~ '^[+/]')),
+	EXISTS (SELECT FROM h WHERE database <> ARRAY['replication'] AND EXISTS (SELECT FROM unnest(user_name) u WHERE u IN ('all', $2) OR u ~ '^[+/]'))`
+
+// onLoopback reports whether a member is reached at an address that its own host alone has.
+func onLoopback(connectAddress string) bool {
+	host, _, err := net.SplitHostPort(connectAddress)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
 // recallVerifiers is what an earlier run has learned.

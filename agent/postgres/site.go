@@ -108,13 +108,13 @@ func (p *rewinder) askHost(ctx context.Context, u Upstream, systemIdentifier str
 	return s, nil
 }
 
-// siteConn opens a replication connection to a host of another site, which has to prove whose it is. Where a SCRAM verifier and a
-// password say that it can, one that does not has not answered. Elsewhere (cert, peer, trust, md5) an answer
+// siteConn opens a replication connection to a host of another site, which has to prove whose it is. Where a SCRAM verifier, a
+// password and pg_hba say that it can, one that does not has not answered. Elsewhere (cert, peer, trust, md5) an answer
 // counts as unproved: as a primary beside this site it keeps another one from being made, and stops none.
 func (p *upstreams) siteConn(ctx context.Context, u Upstream) (conn *pgconn.PgConn, unproved bool, err error) {
 	role := p.local.Load().Authentication.Replication
 	conn, err = p.replicationConnAs(ctx, u, proving(u.Host, role), agentName)
-	if !errors.Is(err, ErrUnproved) || keepsProof(role) {
+	if _, can := p.login.provesWhereItCan(u.Host, forReplication, role); !errors.Is(err, ErrUnproved) || can {
 		return conn, false, err
 	}
 	conn, err = p.replicationConnAs(ctx, u, role, agentName)

@@ -20,6 +20,7 @@ import (
 type upstreams struct {
 	*installation
 	*walDir
+	login *credentials
 }
 
 // Answers says why the PostgreSQL of an upstream does not answer, as a primary where that is asked
@@ -122,13 +123,8 @@ func (p *upstreams) replicationConnAs(ctx context.Context, u Upstream, role conf
 // where it can. Where nobody can, no member that was rewound would ever count again.
 func (p *upstreams) PositionOf(ctx context.Context, u Upstream) (timeline int, lsn int64, err error) {
 	a := p.local.Load().Authentication
-	replication, superuser := a.Replication, a.Superuser
-	if keepsProof(replication) {
-		replication = proving(u.Host, replication)
-	}
-	if keepsProof(superuser) {
-		superuser = proving(u.Host, superuser)
-	}
+	replication, _ := p.login.provesWhereItCan(u.Host, forReplication, a.Replication)
+	superuser, _ := p.login.provesWhereItCan(u.Host, forSQL, a.Superuser)
 	conn, err := p.replicationConnAs(ctx, u, replication, agentName)
 	if err != nil {
 		return 0, 0, err
