@@ -180,8 +180,15 @@ func (p *restorer) placeWAL(note *RestoreNote) error {
 	if err != nil || to == "" || isLink(wal) {
 		return err
 	}
-	if err := p.copyTo(to, wal); err != nil {
+	switch _, err := p.disk.Lstat(to); {
+	case err == nil:
+		return fmt.Errorf("moving the restored WAL to %s: that is there already", to)
+	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("moving the restored WAL to %s: %w", to, err)
+	}
+	if err := p.copyTo(to, wal); err != nil {
+		// The old data, which are put back, need the room.
+		return fmt.Errorf("moving the restored WAL to %s: %w", to, errors.Join(err, p.disk.Do(func() error { return p.disk.RemoveAll(to) })))
 	}
 	if err := p.disk.Do(func() error { return errors.Join(p.disk.RemoveAll(wal), os.Symlink(to, wal)) }); err != nil {
 		return fmt.Errorf("moving the restored WAL to %s: %w", to, err)
@@ -224,11 +231,13 @@ func (p *restorer) copyTo(to, from string) error {
 	})
 }
 
-// outside is what the restored data have outside of them.
+// outside is what the restored data have outside of them, or would have had, had nobody ended their agent.
 func (p *restorer) outside(note *RestoreNote) outsideOfRestore {
 	out := outsideOfRestore{tablespaces: note.tablespaces()}
 	_, at := note.cut()
 	if to, err := p.disk.EvalSymlinks(filepath.Join(note.dir(), "pg_wal")); err == nil && strings.HasSuffix(to, restoredWAL+at) {
+		out.wal = to
+	} else if to, err := walBeside(p.dataDirectory, note.Aside, at); err == nil {
 		out.wal = to
 	}
 	return out

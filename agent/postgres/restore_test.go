@@ -629,3 +629,36 @@ func matches(t *testing.T, dir, pattern string) []string {
 	must(t, err)
 	return found
 }
+
+// A disk that has no room for the restored WAL has as much for that of the old data as before: these are put back. What an agent
+// that was killed has left there is known, to be removed with the rest.
+func TestRestoredWALThatHasNoRoom(t *testing.T) {
+	p := filesOnly(t)
+	dir := filepath.Dir(p.dataDir)
+	wal, aside := filepath.Join(dir, "wal"), p.dataDir+beforeRestore+"1"
+	must(t, os.Mkdir(wal, 0o700))
+	must(t, os.Mkdir(aside, 0o700))
+	must(t, os.Symlink(wal, filepath.Join(aside, "pg_wal")))
+	must(t, os.WriteFile(p.inData("pg_wal/000000010000000000000001"), []byte("WAL"), 0o600))
+	must(t, unix.Mkfifo(p.inData("pg_wal/x"), 0o600)) // is not copied
+	note := &RestoreNote{Aside: aside, ID: "1"}
+	if err := p.placeWAL(note); err == nil {
+		t.Fatal("it was moved")
+	}
+	if left := matches(t, dir, "wal"+restoredWAL+"*"); len(left) != 0 {
+		t.Errorf("%v is left", left)
+	}
+	if kept := matches(t, p.dataDir, "pg_wal/0*"); len(kept) != 1 {
+		t.Errorf("the restored WAL: %v", kept)
+	}
+	must(t, os.Remove(p.inData("pg_wal/x")))
+	must(t, p.placeWAL(note))
+	at := wal + restoredWAL + "1"
+	if to, err := os.Readlink(p.inData("pg_wal")); err != nil || to != at || p.outside(note).wal != at {
+		t.Errorf("the WAL is in %s, %v; to be removed: %+v", to, err, p.outside(note))
+	}
+	must(t, os.Remove(p.inData("pg_wal"))) // as if the agent had ended before
+	if out := p.outside(note); out.wal != at {
+		t.Errorf("to be removed: %+v", out)
+	}
+}
