@@ -160,11 +160,14 @@ func someSeconds(value any) (any, string, error) {
 	return n, note, err
 }
 
+// mostHours are ten years: what is more is a mistake, and would not fit into a time.Duration.
+const mostHours = 10 * 365 * 24
+
 // someHours is someSeconds for hours.
 func someHours(value any) (any, string, error) {
 	n, err := strconv.Atoi(fmt.Sprint(value))
-	if err != nil || n < 1 {
-		return nil, "", errors.New("must be a number of hours, at least 1")
+	if err != nil || n < 1 || n > mostHours {
+		return nil, "", fmt.Errorf("must be a number of hours, at least 1 and at most %d", mostHours)
 	}
 	return n, "", nil
 }
