@@ -121,6 +121,20 @@ func (b *Table) admit(id config.ShardID, now Known) (changed bool) {
 	return changed
 }
 
+// lose notes that the keys of a shard are gone. Its newest route that waits still does: who follows the table hears of it
+// when it is taken in.
+func (b *Table) lose(id config.ShardID) {
+	waits, is := b.pace.waiting[id]
+	if is {
+		waits.Gone = true
+		b.pace.waiting[id] = waits
+	}
+	if k, have := b.taken(id); have && (!is || k.Patroni == waits.Patroni) {
+		k.Gone = true
+		b.set(id, k)
+	}
+}
+
 // complain notes what is wrong with the key of a shard, nil: nothing. Where that changes too often
 // what was said stays.
 func (b *Table) complain(id config.ShardID, key string, err error, problems map[string]error) {

@@ -126,3 +126,50 @@ func TestFlappingKeys(t *testing.T) {
 		})
 	}
 }
+
+// The newest route of a shard that changes all the time is taken in also when its key goes meanwhile: who follows
+// the table hears of it.
+func TestFlappingShardVanishes(t *testing.T) {
+	const s1, s2 = "lictor/routes/service/s1", "lictor/routes/service/s2"
+	const id = config.ShardID("service/s1")
+	for _, patroni := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			b := NewTable(config.Config{RoutesPrefix: "lictor", Shards: []config.Shard{{Namespace: "service", Scope: "s1", Patroni: patroni}, {Namespace: "service", Scope: "s2"}}})
+			var version uint64
+			heard := "" // of whoever looks at the table as reconcilers do
+			look := func() {
+				if now := b.Version(); now != version {
+					version, heard = now, knownTo(b)[id].Route.Leader.Host
+				}
+			}
+			w := NewWatcher(zerolog.Nop(), nil, b, nil, look)
+			ctx, stop := context.WithCancel(t.Context())
+			defer synctest.Wait()
+			defer stop()
+			go w.Pace(ctx)
+			other, last := testPair(t, s2, 1, testRoute("b")), ""
+			b.Merge(Answer{Pairs: []Pair{other}, KnownLeader: true})
+			for i := range 2 * paceBurst {
+				last = fmt.Sprintf("h%d", i)
+				if patroni {
+					if _, err := b.followed(id, testRoute(last), uint64(i+2)); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					b.mergeOne(id, testPair(t, s1, uint64(i+2), testRoute(last)))
+				}
+				look()
+			}
+			if patroni {
+				b.forgotten(id)
+			}
+			b.Merge(Answer{Pairs: []Pair{other}, KnownLeader: true, Consistent: true, Epoch: b.now()})
+			look()
+			time.Sleep(2 * paceEvery)
+			synctest.Wait()
+			if k := knownTo(b)[id]; heard != last || !k.Gone {
+				t.Errorf("Patroni %v: heard of %s, the newest is %s: %+v", patroni, heard, last, k)
+			}
+		})
+	}
+}

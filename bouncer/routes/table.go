@@ -578,10 +578,7 @@ func (b *Table) forget(present map[config.ShardID]bool, final, filtered bool, pr
 		}
 	default:
 		for _, id := range fresh {
-			k, _ := b.heard(id)
-			k.Gone = true
-			delete(b.pace.waiting, id)
-			b.set(id, k)
+			b.lose(id)
 		}
 		gone = append(gone, fresh...)
 	}

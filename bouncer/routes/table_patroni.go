@@ -67,9 +67,7 @@ func (b *Table) forgotten(id config.ShardID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if k, found := b.heard(id); found && k.Patroni && !k.Gone {
-		k.Gone = true
-		delete(b.pace.waiting, id)
-		b.set(id, k)
+		b.lose(id)
 	}
 }
 
