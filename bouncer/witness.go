@@ -136,9 +136,12 @@ func (t *witness) knock(ctx context.Context, address string, silent time.Duratio
 		one, cancel := context.WithTimeout(ctx, pace)
 		err := dial(one, address)
 		cancel()
+		unresolved := (*net.DNSError)(nil)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case errors.As(err, &unresolved): // also when it took too long: that is the resolver's silence
+			return fmt.Errorf("it cannot be tried: %w", err)
 		case err == nil, errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET):
 			return errAnswers
 		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ETIMEDOUT), isTimeout(err):

@@ -22,13 +22,14 @@ func TestKnock(t *testing.T) {
 		knocks []func(context.Context) error // the last one again and again
 		want   string                        // empty: silent
 	}{
-		"nobody is there":              {[]func(context.Context) error{hang}, ""},
-		"no way there":                 {[]func(context.Context) error{fails(&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH})}, ""},
-		"it answers":                   {[]func(context.Context) error{fails(nil)}, "it answers"},
-		"it answers at last":           {[]func(context.Context) error{hang, hang, hang, fails(nil)}, "it answers"},
-		"refused: the host lives":      {[]func(context.Context) error{hang, fails(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED})}, "it answers"},
-		"its name is not known":        {[]func(context.Context) error{fails(&net.DNSError{Err: "no such host", IsNotFound: true})}, "it cannot be tried"},
-		"this host has no descriptors": {[]func(context.Context) error{fails(syscall.EMFILE)}, "it cannot be tried"},
+		"nobody is there":                  {[]func(context.Context) error{hang}, ""},
+		"no way there":                     {[]func(context.Context) error{fails(&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH})}, ""},
+		"it answers":                       {[]func(context.Context) error{fails(nil)}, "it answers"},
+		"it answers at last":               {[]func(context.Context) error{hang, hang, hang, fails(nil)}, "it answers"},
+		"refused: the host lives":          {[]func(context.Context) error{hang, fails(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED})}, "it answers"},
+		"its name is not known":            {[]func(context.Context) error{fails(&net.DNSError{Err: "no such host", IsNotFound: true})}, "it cannot be tried"},
+		"nobody says where its name leads": {[]func(context.Context) error{hang, fails(&net.OpError{Op: "dial", Err: &net.DNSError{Err: "i/o timeout", IsTimeout: true}})}, "it cannot be tried"},
+		"this host has no descriptors":     {[]func(context.Context) error{fails(syscall.EMFILE)}, "it cannot be tried"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
