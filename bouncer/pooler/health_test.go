@@ -84,6 +84,25 @@ func TestBusyHostIsNotSilent(t *testing.T) {
 	}
 }
 
+// A name that cannot be looked up says nothing of the host: while connections to it work its clients are not held. Where
+// there are none it cannot be used.
+func TestNoResolverIsNoSilence(t *testing.T) {
+	p := newProber(NewHealthProber(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil))
+	v := &Primary{ID: "service/s1", Leader: cluster.RouteMember{Name: "db1", Host: "db1.invalid", Port: bouncertest.FreePort(t)}, DBName: "s1"}
+	for _, lookup := range []error{
+		&net.DNSError{Err: "no such host", Name: "db1.invalid", IsNotFound: true},
+		&net.DNSError{Err: "i/o timeout", Name: "db1.invalid", IsTimeout: true},
+	} {
+		p.resolve = func(context.Context, string) ([]netip.Addr, error) { return nil, lookup }
+		if _, err := p.knock(t.Context(), suspect{v, true}); err != nil {
+			t.Errorf("with connections: %v", err)
+		}
+		if _, err := p.knock(t.Context(), suspect{v, false}); err == nil {
+			t.Error("without connections it serves nobody")
+		}
+	}
+}
+
 // The end of a connection is heard of at once, from whatever process.
 func TestEndingsAreHeard(t *testing.T) {
 	switch probe, err := openEndings(); {

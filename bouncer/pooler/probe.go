@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,8 +37,9 @@ type prober struct {
 	probing map[probe]bool
 	// asked is when each began last; of the goroutine alone that starts them.
 	asked map[probe]time.Time
-	// try is knock.
-	try func(context.Context, suspect) (primary bool, err error)
+	// try is knock, resolve addressesOf.
+	try     func(context.Context, suspect) (primary bool, err error)
+	resolve func(context.Context, string) ([]netip.Addr, error)
 }
 
 // probe is one of an address: of a suspect, or of one that is known not to answer (again).
@@ -49,7 +51,7 @@ type probe struct {
 func newProber(s *HealthProber) *prober {
 	p := &prober{
 		HealthProber: s, slots: make(chan struct{}, probeAtOnce), retries: make(chan struct{}, probeAtOnce), back: make(chan finding),
-		probing: map[probe]bool{}, asked: map[probe]time.Time{},
+		probing: map[probe]bool{}, asked: map[probe]time.Time{}, resolve: addressesOf,
 	}
 	p.try = p.knock
 	return p
@@ -233,23 +235,23 @@ func (p *prober) knock(ctx context.Context, one suspect) (primary bool, err erro
 		return false, p.greet(bound, one.Primary)
 	}
 	err = reach(bound, one.address())
-	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() && !p.silent(ctx, one.Primary) {
-		return false, nil // busy, or we are
+	late, unresolved := net.Error(nil), (*net.DNSError)(nil)
+	if (errors.As(err, &unresolved) || errors.As(err, &late) && late.Timeout()) && !p.silent(ctx, one.Primary) {
+		return false, nil // busy, or we are; or the resolver is away
 	}
 	return false, err
 }
 
 // silent reports whether the host of a primary leaves something unanswered on the
-// connections that there are: its kernel answers also when the host is overloaded.
+// connections that there are: its kernel answers also when the host is overloaded. Where its name
+// cannot be looked up it may be any host with that port.
 func (p *prober) silent(ctx context.Context, v *Primary) bool {
 	ctx, cancel := context.WithTimeout(ctx, probeBound)
 	defer cancel()
-	addresses, err := addressesOf(ctx, v.Leader.Host)
-	if err != nil {
-		return true
-	}
+	addresses, err := p.resolve(ctx, v.Leader.Host)
+	unresolved := err != nil
 	silent, err := anySocket(ctx, func(s tcpSocket) bool {
-		return s.state == tcpEstablished && s.unanswered > 0 && int(s.remote.Port()) == v.Leader.Port && slices.Contains(addresses, s.remote.Addr())
+		return s.state == tcpEstablished && s.unanswered > 0 && int(s.remote.Port()) == v.Leader.Port && (unresolved || slices.Contains(addresses, s.remote.Addr()))
 	})
 	if err != nil {
 		p.log.Debug().Err(err).Msg("connections cannot be looked at")
