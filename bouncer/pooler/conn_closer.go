@@ -367,17 +367,7 @@ func (c *ConnCloser) lookUp(ctx context.Context) {
 	var begun sync.WaitGroup
 	over := false // the wait is
 	c.mu.Lock()
-	hosts := map[string]bool{}
-	for t := range c.targets {
-		hosts[t.from.Host] = true
-	}
-	for _, to := range c.leads {
-		for host := range strings.SplitSeq(to.Host, ",") {
-			hosts[host] = true
-		}
-	}
-	maps.Copy(hosts, c.hosts)
-	delete(hosts, "")
+	hosts := c.hostsNeeded()
 	maps.DeleteFunc(c.found, func(host string, _ []netip.Addr) bool { return !hosts[host] })
 	for host := range hosts {
 		if len(c.found[host]) > 0 || c.looking[host] {
@@ -411,6 +401,22 @@ func (c *ConnCloser) lookUp(ctx context.Context) {
 	c.mu.Lock()
 	over = true
 	c.mu.Unlock()
+}
+
+// hostsNeeded are those whose addresses are needed.
+func (c *ConnCloser) hostsNeeded() map[string]bool {
+	hosts := map[string]bool{}
+	for t := range c.targets {
+		hosts[t.from.Host] = true
+	}
+	for _, to := range c.leads {
+		for host := range strings.SplitSeq(to.Host, ",") {
+			hosts[host] = true
+		}
+	}
+	maps.Copy(hosts, c.hosts)
+	delete(hosts, "")
+	return hosts
 }
 
 // look looks for the addresses of one host, and reports whether there are any.

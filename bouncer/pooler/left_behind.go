@@ -2,6 +2,7 @@ package pooler
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -113,6 +114,16 @@ func (c *ConnCloser) leadsTo(at pgbouncer.Address, to netip.AddrPort) (there, na
 	return there, named, true
 }
 
+// nothingBehind has the names forgotten that were looked up for what was left behind: until the next look they may
+// lead elsewhere.
+func (c *ConnCloser) nothingBehind() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hosts = nil
+	needed := c.hostsNeeded()
+	maps.DeleteFunc(c.found, func(host string, _ []netip.Addr) bool { return !needed[host] })
+}
+
 // closeBehind closes what is left behind and is lost. more: something is left, which may be lost later.
 func (c *ConnCloser) closeBehind(ctx context.Context, console *Console) (more bool, err error) {
 	conn, err := console.use(ctx)
@@ -133,6 +144,7 @@ func (c *ConnCloser) closeBehind(ctx context.Context, console *Console) (more bo
 	}
 	servers = slices.DeleteFunc(servers, func(s pgbouncer.Server) bool { return !s.CloseNeeded })
 	if len(servers) == 0 {
+		c.nothingBehind()
 		return false, nil
 	}
 	databases, err := bounded(ctx, conn.Databases)

@@ -66,6 +66,36 @@ func TestLeftBehind(t *testing.T) {
 	}
 }
 
+// What was found of names is of no use once nothing is left behind: they may lead elsewhere by the time of the next look.
+func TestNamesOfThoseLeftBehindAreForgotten(t *testing.T) {
+	c := NewConnCloser(config.Config{}, zerolog.Nop())
+	leads := "10.0.0.2"
+	c.resolve = func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr(leads)}, nil
+	}
+	c.Primaries = func() []Primary {
+		return []Primary{{ID: "service/s1", Leader: cluster.RouteMember{Host: "db2", Port: 5432}, Offered: []string{"s1"}, Writers: []config.Database{{Name: "s1"}}}}
+	}
+	databases := map[string]pgbouncer.Database{"s1": {Host: "db2", Port: 5432}}
+	look := func(to string) int {
+		list, _ := c.leftBehind(t.Context(), databases, []pgbouncer.Server{{Database: "s1", Addr: to, Port: 5432, CloseNeeded: true}})
+		return len(list)
+	}
+	if n := look("10.0.0.1"); n != 1 {
+		t.Fatalf("%d are left behind", n)
+	}
+	c.nothingBehind()
+	leads = "10.0.0.3"
+	// The primary is called db2 by now, and was 10.0.0.3 before: the same host.
+	c.Depose([]Deposed{{"s1", pgbouncer.Address{Host: "10.0.0.3", Port: 5432}, pgbouncer.Address{Host: "db2", Port: 5432}}})
+	if lost := c.places(t.Context()).servers([]pgbouncer.Server{{Database: "s1", Addr: "10.0.0.3", Port: 5432}}); len(lost) > 0 {
+		t.Errorf("closed are connections to the primary: %v", lost)
+	}
+	if n := look("10.0.0.3"); n != 0 {
+		t.Errorf("%d that lead to the primary are left behind", n)
+	}
+}
+
 // What PgBouncer has and the kernel here has not is not taken for closed.
 func TestFreeElsewhere(t *testing.T) {
 	c := NewConnCloser(config.Config{}.WithClosing(true), zerolog.Nop())
