@@ -183,7 +183,7 @@ func (k *fileWriter) apply(ctx context.Context) error {
 
 // mayShowRoutes reports whether what a template makes may depend on routes.
 func mayShowRoutes(source []byte) bool {
-	return regexp.MustCompile(`\b(shards?|primary|replicas|members|readers)\b`).Match(source)
+	return regexp.MustCompile(`\b(shards?|primary|replicas|members|readers|fallback|haproxy_resolves)\b`).Match(source)
 }
 
 // isUserlist: it is PgBouncer's users.

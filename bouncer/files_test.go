@@ -311,3 +311,16 @@ func TestCommandIsDueAfterARestart(t *testing.T) {
 		t.Errorf("%v is due still, %v", saved.Due, err)
 	}
 }
+
+// What a template makes of these depends on where the primaries are.
+func TestMayShowRoutes(t *testing.T) {
+	t.Parallel()
+	for source, want := range map[string]bool{
+		`{{ range shards }}{{ end }}`: true, `{{ with shard "s1" }}{{ end }}`: true, `{{ range fallback }}{{ .Value }}{{ end }}`: true,
+		`{{ if haproxy_resolves }}resolvers{{ end }}`: true, `{{ range users "x" }}{{ end }}`: false, `{{ key "sharding" }}`: false,
+	} {
+		if mayShowRoutes([]byte(source)) != want {
+			t.Errorf("%s: not %v", source, want)
+		}
+	}
+}
