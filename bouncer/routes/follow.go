@@ -18,6 +18,8 @@ const (
 	// watchGrace is how much later than after its wait an answer may come. Consul itself adds up to
 	// a sixteenth.
 	watchGrace = 3 * time.Second
+	// listBound is how long a list may take that is due at once: megabytes, of a slow link.
+	listBound = 10 * time.Second
 	// watchRate is how many times a second a blocking query may return.
 	watchRate = 20
 )
@@ -80,7 +82,11 @@ func (w *Watcher) query(
 ) (next uint64, inUse int, err error) {
 	ctx, _, inUse, end := w.pool.Use(parent)
 	defer end()
-	ctx, cancel := context.WithTimeout(ctx, wait+wait/16+watchGrace)
+	limit := wait + wait/16
+	if index == 0 { // it is answered at once: what has changed waits for it
+		limit = min(limit, listBound)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit+watchGrace)
 	defer cancel()
 	meta, err := ask(inUse, (&api.QueryOptions{WaitIndex: index, WaitTime: wait}).WithContext(ctx))
 	if err = consul.Led(meta, err); err != nil {
