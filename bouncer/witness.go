@@ -110,7 +110,7 @@ func (a *listenerAPI) leaderAsRead(ctx context.Context, id config.ShardID, name 
 	if err := a.routeReads.Do(ctx, id, never, func(ctx context.Context) error { return a.watcher.ReadRoute(ctx, id, routes.NoIndex) }); err != nil {
 		return cluster.RouteMember{}, err
 	}
-	known, found := a.table.Get(id)
+	known, found := a.table.Heard(id)
 	if !found || known.Route.Leader.Name != name {
 		return cluster.RouteMember{}, errors.New("the route names another leader, or none")
 	}

@@ -159,6 +159,9 @@ func TestFlappingShardVanishes(t *testing.T) {
 					b.mergeOne(id, testPair(t, s1, uint64(i+2), testRoute(last)))
 				}
 				look()
+				if k, found := b.Heard(id); !found || k.Route.Leader.Host != last {
+					t.Errorf("Consul has said %s, heard is %+v", last, k)
+				}
 			}
 			if patroni {
 				b.forgotten(id)

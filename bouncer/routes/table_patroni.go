@@ -24,6 +24,13 @@ func (b *Table) Get(id config.ShardID) (Known, bool) {
 	return b.taken(id)
 }
 
+// Heard returns what Consul said last of one shard, which may not be taken in yet.
+func (b *Table) Heard(id config.ShardID) (Known, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.heard(id)
+}
+
 // followed takes in what Patroni's keys say of a shard. A route of Lictor's stays
 // where there is one.
 func (b *Table) followed(id config.ShardID, route cluster.Route, index uint64) (changed bool, err error) {
