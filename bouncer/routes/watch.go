@@ -65,6 +65,8 @@ type Watcher struct {
 	last uint64
 	// listing: the list of all routes is being read.
 	listing atomic.Bool
+	// doubted: something is in doubt, and the list of all routes was not read since.
+	doubted atomic.Bool
 	// Holding reports whether clients are held: then the routes are read again and
 	// again, in case that nobody else tells of the new primary.
 	Holding func() bool
@@ -298,6 +300,7 @@ func (w *Watcher) say(out outcome) {
 		w.log.Info().Interface("shards", abridge(out.Changed)).Msg("routes have changed")
 	}
 	if out.Doubt {
+		w.doubted.Store(true)
 		w.Poke()
 	}
 }
@@ -333,7 +336,7 @@ func (w *Watcher) Serve(ctx context.Context) {
 		if w.reads.Wait(ctx) != nil {
 			return
 		}
-		if w.Refresh(ctx) != nil && len(w.handovers.ending()) > 0 {
+		if w.Refresh(ctx) != nil && (w.doubted.Load() || len(w.handovers.ending()) > 0) {
 			select {
 			case <-time.After(readAgain):
 			case <-ctx.Done():
@@ -365,9 +368,13 @@ func (w *Watcher) readEnded(ctx context.Context) bool {
 
 // Refresh reads the routes consistently and takes them in.
 func (w *Watcher) Refresh(ctx context.Context) error {
-	begun := time.Now()
+	begun, doubted := time.Now(), w.doubted.Swap(false)
 	a, err := w.ReadAll(ctx)
 	if err != nil {
+		if doubted {
+			w.doubted.Store(true)
+			w.Poke() // it may not be Serve that asked
+		}
 		if ctx.Err() == nil {
 			w.failed(err)
 		}

@@ -2,6 +2,12 @@ package routes
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +15,8 @@ import (
 	"github.com/hashicorp/consul/api"
 	"github.com/rs/zerolog"
 
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/consul"
 )
@@ -36,5 +44,45 @@ func TestListIsNotAwaitedForLong(t *testing.T) {
 				t.Errorf("newer than %d: %v after %s", index, err, took)
 			}
 		}
+	})
+}
+
+// What is in doubt is read again until that has succeeded: nothing else may change for hours.
+func TestDoubtIsReadUntilItIsOver(t *testing.T) {
+	const key = "lictor/routes/service/s1"
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) < 3 {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("X-Consul-KnownLeader", "true")
+		w.Header().Set("X-Consul-Index", "20")
+		w.Header().Set("X-Consul-LastContact", "0")
+		older := testPair(t, key, 5, testRoute("h5"))
+		testkit.Must(t, json.NewEncoder(w).Encode(api.KVPairs{{Key: key, Value: older.Value, ModifyIndex: 5, CreateIndex: 3}}))
+	}))
+	defer server.Close()
+	clients, err := consul.NewClients(config.Config{Consul: settings.Consul{Hosts: []string{server.URL}}})
+	testkit.Must(t, err)
+	pool, err := consul.NewPool(clients)
+	testkit.Must(t, err)
+	defer pool.Close()
+	c := config.Config{RoutesPrefix: "lictor"}
+	table := NewTable(c)
+	w := NewWatcher(zerolog.Nop(), pool, table, NewHandovers(c.Keys(), table.Serves), func() {})
+	ctx, end := context.WithTimeout(t.Context(), 20*time.Second)
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer end()
+	serving.Go(func() { w.Serve(ctx) })
+	for _, index := range []uint64{10, 5} { // a snapshot of Consul is restored
+		w.take(Answer{Pairs: []Pair{testPair(t, key, index, testRoute("h10"))}, KnownLeader: true})
+	}
+	testkit.Await(ctx, t, "the older route is confirmed", func() error {
+		if host := knownTo(table)["service/s1"].Route.Leader.Host; host != "h5" {
+			return errors.New("known is " + host)
+		}
+		return nil
 	})
 }
