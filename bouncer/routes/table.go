@@ -482,6 +482,9 @@ func (b *Table) take(id config.ShardID, p Pair, read *parsed, final bool, proble
 	old, have := b.heard(id)
 	if have && !old.Patroni && p.ModifyIndex < old.ModifyIndex && !final {
 		out.Doubt = true
+		if said := b.problems[p.Key]; said != nil { // nor is that over
+			problems[p.Key] = said
+		}
 		return
 	}
 	if have && !final && old.Confirmed && !old.Gone && !old.Patroni && p.ModifyIndex == old.ModifyIndex {

@@ -104,7 +104,7 @@ func TestTableTakesIn(t *testing.T) {
 		"announced by a stale answer":  {answers: []Answer{watched(p(s1, 30, "e"), start[1]), watched(upgraded("c", 2, cluster.RouteOpen, known), start[1])}, want: map[config.ShardID]string{"service/s1": "e", "service/s2": "b"}, doubt: true},
 		"older timeline":               {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(p(s1, 13, "a"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "timeline 1, known is 3"},
 		"a restored snapshot":          {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), consistent(2, start...)}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "timeline 1, known is 3"},
-		"and then written anew":        {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), consistent(2, start...), watched(testPair(t, s1, 11, later), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, doubt: true, problem: ""},
+		"and then written anew":        {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), consistent(2, start...), watched(testPair(t, s1, 11, later), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, doubt: true, problem: "timeline 1, known is 3"},
 		"promotion after a loss":       {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(testPair(t, s1, 13, promoting), start[1])}, want: map[config.ShardID]string{"service/s1": "d", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
 		"older after a promotion":      {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(testPair(t, s1, 13, promoting), start[1]), watched(p(s1, 14, "a"), start[1])}, want: map[config.ShardID]string{"service/s1": "d", "service/s2": "b"}, problem: "timeline 1, known is 3"},
 		"older, down, of 1":            {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(inState(cluster.RouteDown, 1), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "timeline 1, known is 3"},
@@ -165,9 +165,22 @@ func TestTableReportsOnce(t *testing.T) {
 	if out := b.Merge(good); len(out.News) != 0 || len(out.Solved) != 1 {
 		t.Fatalf("solved: %+v", out)
 	}
+	later := testRoute("a")
+	later.Timeline = 3
+	b.Merge(Answer{Pairs: []Pair{testPair(t, "lictor/routes/service/s1", 12, later)}, KnownLeader: true})
+	restored := []Pair{testPair(t, "lictor/routes/service/s1", 9, testRoute("a"))}
+	if out := b.Merge(Answer{Pairs: restored, KnownLeader: true, Consistent: true, Epoch: b.now()}); len(out.News) != 1 || !errors.Is(out.News[0].Err, errOlder) {
+		t.Fatalf("of a snapshot: %+v", out)
+	}
+	if out := b.Merge(Answer{Pairs: restored, KnownLeader: true, Index: 9}); !out.Doubt || out.isNews() {
+		t.Fatalf("in doubt, which changes nothing: %+v", out)
+	}
+	if out := b.mergeOne("service/s1", restored[0]); !out.Doubt || out.isNews() {
+		t.Fatalf("in doubt, by itself: %+v", out)
+	}
 	foreign := testRoute("b")
 	foreign.SystemIdentifier = otherSystem
-	out := b.Merge(Answer{Pairs: []Pair{testPair(t, "lictor/routes/service/s1", 3, foreign)}, KnownLeader: true})
+	out := b.Merge(Answer{Pairs: []Pair{testPair(t, "lictor/routes/service/s1", 13, foreign)}, KnownLeader: true})
 	if len(out.News) != 1 || !errors.Is(out.News[0].Err, errForeign) {
 		t.Fatalf("foreign: %+v", out)
 	}
