@@ -84,13 +84,13 @@ func (a *listenerAPI) misses(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer a.witness.end(id)
-	defer httpserver.Hold(r.Context())()
 	bound, control := time.Now().Add(silent+2*httpBound), http.NewResponseController(w)
 	if err := errors.Join(control.SetReadDeadline(bound), control.SetWriteDeadline(bound)); err != nil {
 		a.log.Debug().Err(err).Msg("a reply may be cut off")
 	}
 	leader, err := a.leaderAsRead(r.Context(), id, q.Leader)
 	if err == nil {
+		defer httpserver.Hold(r.Context())() // not for who names any leader: of these connections there are few
 		err = a.witness.knock(r.Context(), net.JoinHostPort(leader.Host, strconv.Itoa(leader.Port)), silent)
 	}
 	if err == nil {

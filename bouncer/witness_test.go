@@ -3,15 +3,27 @@ package bouncer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/agent/testkit"
+	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/consul"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 func TestKnock(t *testing.T) {
@@ -154,4 +166,73 @@ func TestWitness(t *testing.T) {
 		ask(other, http.StatusBadRequest)
 	}
 	ask(question(""), http.StatusBadRequest)
+}
+
+// Who asks for a witness against leaders that do not lead keeps no connections: those that are kept are for what
+// waits with a reason.
+func TestForgedMissesKeepNoConnections(t *testing.T) {
+	t.Parallel()
+	const conns, forged = 8, 6
+	var asked sync.WaitGroup
+	asked.Add(forged)
+	silent := make(chan struct{})
+	consulServer := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked.Done()
+		select {
+		case <-silent:
+		case <-r.Context().Done():
+		}
+	}))
+	defer consulServer.Close()
+	defer close(silent)
+	c := config.Config{Name: "b1", RoutesPrefix: "p", Consul: settings.Consul{Hosts: []string{consulServer.URL}}}
+	clients, err := consul.NewClients(c)
+	testkit.Must(t, err)
+	pool, err := consul.NewPool(clients)
+	testkit.Must(t, err)
+	defer pool.Close()
+	table := routes.NewTable(c)
+	var known []routes.Pair
+	for i := range forged {
+		known = append(known, somePair(t, fmt.Sprintf("p/routes/service/s%d", i), 7, someRoute("db1")))
+	}
+	table.Merge(routes.Answer{KnownLeader: true, Pairs: known})
+	ctx, end := context.WithTimeout(t.Context(), 30*time.Second)
+	api := &listenerAPI{
+		config: c, log: zerolog.Nop(), table: table, routeReads: routes.NewSharedReads(ctx),
+		watcher: routes.NewWatcher(zerolog.Nop(), pool, table, routes.NewHandovers(c.Keys(), table.Serves), func() {}),
+	}
+	limits := httpserver.DefaultLimits()
+	limits.Conns, limits.PerSource = conns, conns
+	server := &httpserver.Server{Name: "test", Address: "127.0.0.1:0", Limits: limits, Log: zerolog.Nop(), Handler: http.HandlerFunc(api.misses)}
+	testkit.Must(t, server.Listen(ctx))
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer api.routeReads.Wait()
+	defer end()
+	serving.Go(func() { _ = server.Serve(ctx, nil) })
+	dial := func() net.Conn {
+		conn, err := net.Dial("tcp", server.Addr().String())
+		testkit.Must(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	var all []net.Conn
+	for i := range forged {
+		body := fmt.Sprintf(`{"namespace":"service","scope":"s%d","leader":"nobody","silent_ms":10000}`, i)
+		conn := dial()
+		_, err := fmt.Fprintf(conn, "POST /misses HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		testkit.Must(t, err)
+		all = append(all, conn)
+	}
+	asked.Wait() // they are at it
+	for range conns {
+		dial()
+	}
+	for i, conn := range all {
+		testkit.Must(t, conn.SetReadDeadline(time.Now().Add(2*time.Second)))
+		if n, err := conn.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("connection %d is kept: %v", i, err)
+		}
+	}
 }
