@@ -105,6 +105,9 @@ func (g *GuardSupervisor) standDown(m PersistedState) {
 	g.leave(order{disarm: true, persisted: m})
 }
 
+// mayHaveDeadline reports whether the guard may have one, of this run or of an earlier one.
+func (g *GuardSupervisor) mayHaveDeadline() bool { return !g.may.IsZero() }
+
 func (g *GuardSupervisor) leave(o order) {
 	if o.persisted.KillAt.IsZero() && !o.disarm {
 		return

@@ -260,6 +260,37 @@ func TestWhatTheGuardMayHave(t *testing.T) {
 	}
 }
 
+// A pause takes no deadline away from a leader that was replaced and could not be killed: the guard is what
+// ends that primary. What has ended it disarms the guard.
+func TestAPauseEndsNoFence(t *testing.T) {
+	w := newWorld(t).leading()
+	w.agree("Guard.Arm")
+	w.ArmGuard()
+	w.settle()
+	w.Snapshot = w.shard("b")
+	w.fenceNow()
+	w.deny("Postgres.Kill", errBoom)
+	w.Dynamic.Pause = true
+	if !w.PauseInForce() {
+		t.Fatal("no pause")
+	}
+	w.ArmGuard()
+	w.settle()
+	w.none("Guard.StandDown", "Guard.Disarm")
+	w.pass(killAgainAfter)
+	w.looked()
+	w.ArmGuard()
+	w.settle()
+	w.none("Guard.StandDown", "Guard.Disarm")
+	w.fenceNow()
+	w.running = false
+	w.answer("Postgres.Kill")
+	w.answer("Guard.CancelStarts", false, nil)
+	w.answer("Guard.Disarm")
+	w.ArmGuard()
+	w.answer("Guard.StandDown") // nothing is left that a deadline would end
+}
+
 // In pause the guard stands down and remembers it, then a mark says so too; the member
 // key tells of the pause when all of that holds.
 func TestStandDown(t *testing.T) {

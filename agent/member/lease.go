@@ -93,11 +93,20 @@ func (l *leadership) KillAt() cluster.Instant {
 // ArmGuard moves the guard's deadline with the lease. In pause nothing is killed
 // on its own (I5), from the beat on that says so.
 func (l *leadership) ArmGuard() {
-	if l.PauseInForce() {
+	switch {
+	case !l.PauseInForce():
+		l.GuardSupervisor.arm(l.PersistedState())
+	case l.replaced() && l.GuardSupervisor.mayHaveDeadline():
+		// It is of a lease that no pause covers, and PostgreSQL may still run: only what has ended that takes it away.
+	default:
 		l.GuardSupervisor.standDown(l.PersistedState())
-		return
 	}
-	l.GuardSupervisor.arm(l.PersistedState())
+}
+
+// replaced reports whether another member has led since this one, by what Consul shows.
+func (l *leadership) replaced() bool {
+	holder, b := l.Snapshot.LeaderName(), l.Snapshot.Status.Value.Lictor
+	return holder != "" && holder != l.Name || b != nil && b.Owner != l.Name
 }
 
 // restInPause has the guard stand down again, which was armed for a promotion or a start: until

@@ -128,3 +128,10 @@ func TestFoundPrimaryThatWasLeftBehindInAPause(t *testing.T) {
 	survived(t, directed(3, map[string]any{"ttl": 8, "synchronous_mode": "quorum", "failsafe_mode": false},
 		during(20, 30, Pause, a), during(25, 60, EndAgent, a), during(70, 45, Pause, a), during(75, 40, CutBoth, b).to(3), during(75, 40, CutBoth, c).to(3)))
 }
+
+// A leader that is replaced by quorum cannot be killed by its agent, and hears of a pause before its own lease
+// is over: the guard keeps the deadline. (Seed 26005608.)
+func TestFoundPauseBesideAFenceThatFails(t *testing.T) {
+	survived(t, directed(3, map[string]any{"ttl": 30, "synchronous_mode": true, "takeover": "quorum"},
+		during(60, 60, KillFails, a), during(60.5, 8, Isolate, a), during(72, 40, Pause, a)))
+}
