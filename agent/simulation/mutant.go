@@ -100,6 +100,7 @@ type Mutant struct {
 	// needless takeovers (TestWrongWitnesses)
 	WitnessLies bool
 	DiskUnseen  bool // a leader does not hear of its disk
+	SettingLate bool // a setting that was given up while the disk hung takes effect when it answers
 }
 
 // change leaves the check of the status out.

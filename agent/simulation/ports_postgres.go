@@ -232,8 +232,12 @@ func (p inPostgres) SetSynchronous(limit time.Duration, s ha.SetSync, done func(
 	setting := waits{names: s.Standbys, any: s.Any}
 	var since int64
 	p.work(nil, func(done func(error)) {
+		p.host.pg.asked = setting // kept in memory before the file is written (agent/postgres/synchronous.go)
 		p.host.pg.onDisk(func() {
-			p.host.pg.setSync(setting, func(at int64) {
+			if p.host.w.mutant.SettingLate {
+				p.host.pg.asked = setting
+			}
+			p.host.pg.setSync(func(at int64) {
 				if since = at; at == 0 {
 					done(errors.New("it failed"))
 					return

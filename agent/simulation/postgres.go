@@ -21,6 +21,7 @@ type postgres struct {
 	upstream, aim                      string // whom it follows, and whom by the file that the next reload reads
 	streaming                          bool
 	waits, wanted                      waits   // in force, and in the file that the next reload reads
+	asked                              waits   // what the agent has asked for last: whatever is written late writes that
 	pending                            []int64 // commits that wait for standbys
 	life                               int     // so that what was begun in an earlier one ends without effect
 	// parent is the watcher of the guard that has started it; nil: no guard has.
@@ -218,7 +219,7 @@ func (p *postgres) writeFiles(primary bool, sync *waits) bool {
 		case sync != nil && !p.host.w.mutant.StartUnfit:
 			p.waits = *sync
 		}
-		p.wanted = p.waits
+		p.wanted, p.asked = p.waits, p.waits
 	}
 	steps := []func(){names, role}
 	if !primary && !p.host.w.mutant.StartUnfit {
@@ -423,11 +424,11 @@ func (p *postgres) end() {
 	}
 }
 
-// setSync changes whom commits wait for, and tells how far the WAL was afterwards.
+// setSync changes whom commits wait for to what was asked for last, and tells how far the WAL was afterwards.
 // done is called with zero when it failed, whether it took effect or not.
-func (p *postgres) setSync(s waits, done func(since int64)) {
+func (p *postgres) setSync(done func(since int64)) {
 	w := p.host.w
-	p.wanted = s
+	p.wanted = p.asked
 	p.later(p.takes(time.Millisecond, 30*time.Millisecond), func() {
 		if !p.ready || w.chance(0.05) && w.chance(0.5) {
 			done(0)

@@ -73,6 +73,16 @@ func TestMutantDiskUnseen(t *testing.T) {
 	}
 }
 
+// Settings of whom commits wait for were given up while the disk hung. When it answers they come to an end after
+// the last one: what they write is what was asked for last. (Seed 26020838: the simulator had each write its own.)
+func TestMutantSettingLate(t *testing.T) {
+	s := directed(3, map[string]any{"ttl": 15, "synchronous_mode": "quorum"}, during(29, 30, LagReplica, c), during(30, 26, PauseVM, a),
+		during(33, 54, HangDisk, a), during(50, 34, CutBoth, a).to(b), during(50, 34, CutBoth, a).to(c),
+		during(87.04, 60, LagReplica, b), during(87.04, 60, LagReplica, c), during(87.2, 60, HostLoss, a))
+	s.NoFailover = []int{b}
+	killed(t, Mutant{SettingLate: true}, s, "I2")
+}
+
 // serves checks that commits are acknowledged in every ten seconds of the last minute, while
 // the faults go on.
 func serves(t *testing.T, s Schedule) {
