@@ -153,14 +153,14 @@ func (j *judge) archiveAlone() {
 // acknowledged: a client was told that its commit is safe.
 func (j *judge) acknowledged(h *host, lsn int64) {
 	b := h.pg.at.branch
-	if h.outlived {
+	if h.outlived && !j.mayOverlap(h) {
 		j.notBeside(h)
 	}
 	j.tally.Commits++
 	if n := j.newest; h.takenOver && n != nil && n != h && n.pg.at.upTo(b) < lsn {
 		j.fail("I2", "%s has a commit acknowledged at %d of timeline %d, of which %s, which has taken over by quorum, has %d", h.name, lsn, b.timeline, n.name, n.pg.at.upTo(b))
 	}
-	if len(h.pg.waits.names) > 0 {
+	if len(h.pg.waits.names) > 0 && !j.mayOverlap(h) {
 		j.onlySynchronous(h)
 	}
 	if !h.exempt() {
@@ -187,8 +187,16 @@ func (j *judge) onlySynchronous(h *host) {
 // acceptsCommits reports whether a host does, but for one that stands still.
 func (h *host) acceptsCommits() bool { return h.pg.writable && h.up && !h.exempt() && !h.overlaps() }
 
+// mayOverlap reports whether the commits of a primary that led in pause may overlap with those of the member that has
+// led since (design 5.14): synchronous_commit is off, as the operator has configured it, so that they wait for nobody.
+// Nobody has taken over by quorum on the strength of them.
+func (j *judge) mayOverlap(h *host) bool {
+	b := j.status.Lictor
+	return h.outlived && h.pg.unsynchronous && !h.takenOver && b != nil && b.Owner != h.name
+}
+
 // notBeside: a primary that led in pause acknowledges nothing beside the next one, whatever
-// its own setting has become.
+// its own setting of whom commits wait for has become.
 func (j *judge) notBeside(h *host) {
 	for _, other := range j.w.hosts {
 		if other != h && other.acceptsCommits() && !other.outlived {
@@ -203,8 +211,8 @@ func (j *judge) notBeside(h *host) {
 // promises nothing.
 func (j *judge) vouched(h *host) bool {
 	e, found := j.w.consul.keys[keySync]
-	if h.pg.unsynchronous && !byQuorum(j.status) {
-		return false // as it is configured
+	if h.pg.unsynchronous && (!byQuorum(j.status) || j.mayOverlap(h)) {
+		return false // as it is configured, and it is another member's beat that consents
 	}
 	return found && !j.otherSync && (e.value.(cluster.Sync).Leader == h.name || j.w.consul.leaderNamed() == h.name || len(h.pg.waits.names) > 0)
 }
