@@ -160,7 +160,7 @@ func (j *judge) acknowledged(h *host, lsn int64) {
 	if n := j.newest; h.takenOver && n != nil && n != h && n.pg.at.upTo(b) < lsn {
 		j.fail("I2", "%s has a commit acknowledged at %d of timeline %d, of which %s, which has taken over by quorum, has %d", h.name, lsn, b.timeline, n.name, n.pg.at.upTo(b))
 	}
-	if len(h.pg.waits.names) > 0 && !j.mayOverlap(h) {
+	if len(h.pg.waits.names) > 0 && !j.local(h) {
 		j.onlySynchronous(h)
 	}
 	if !h.exempt() {
@@ -187,12 +187,18 @@ func (j *judge) onlySynchronous(h *host) {
 // acceptsCommits reports whether a host does, but for one that stands still.
 func (h *host) acceptsCommits() bool { return h.pg.writable && h.up && !h.exempt() && !h.overlaps() }
 
+// local reports whether the commits of a primary wait for nobody, whomever synchronous_standby_names names:
+// synchronous_commit is off, as the operator has configured it, and nobody takes over by quorum on the strength of them.
+func (j *judge) local(h *host) bool {
+	b := j.status.Lictor
+	return h.pg.unsynchronous && !h.takenOver && (b == nil || b.Owner != h.name || !b.Consents())
+}
+
 // mayOverlap reports whether the commits of a primary that led in pause may overlap with those of the member that has
-// led since (design 5.14): synchronous_commit is off, as the operator has configured it, so that they wait for nobody.
-// Nobody has taken over by quorum on the strength of them.
+// led since (design 5.14): they wait for nobody.
 func (j *judge) mayOverlap(h *host) bool {
 	b := j.status.Lictor
-	return h.outlived && h.pg.unsynchronous && !h.takenOver && b != nil && b.Owner != h.name
+	return h.outlived && j.local(h) && b != nil && b.Owner != h.name
 }
 
 // notBeside: a primary that led in pause acknowledges nothing beside the next one, whatever
@@ -211,7 +217,7 @@ func (j *judge) notBeside(h *host) {
 // promises nothing.
 func (j *judge) vouched(h *host) bool {
 	e, found := j.w.consul.keys[keySync]
-	if h.pg.unsynchronous && (!byQuorum(j.status) || j.mayOverlap(h)) {
+	if h.pg.unsynchronous && (!byQuorum(j.status) || j.local(h)) {
 		return false // as it is configured, and it is another member's beat that consents
 	}
 	return found && !j.otherSync && (e.value.(cluster.Sync).Leader == h.name || j.w.consul.leaderNamed() == h.name || len(h.pg.waits.names) > 0)
