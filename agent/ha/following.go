@@ -79,7 +79,7 @@ func follow(v View, leader string) Decision {
 			return wait("waiting until " + leader + " is a primary")
 		}
 		return v.unlessFailing(do(leader+" leads", Rejoin{Upstream: up, NoStream: noStream}))
-	case v.startsForAnother(leader, m.Value):
+	case !pg.startsFor(Line{Leader: leader, Timeline: m.Value.Timeline}) && isPrimary(m.Value.Role):
 		return v.unlessFailing(do(fmt.Sprintf("it was started while %s led on timeline %d, and the WAL that it starts with may be nobody's; %s leads on timeline %d",
 			pg.Outset.Leader, pg.Outset.Timeline, leader, m.Value.Timeline), Rejoin{Upstream: up, NoStream: noStream}))
 	case !pg.Accepting && !pg.Primary && from != "" && pg.Upstream != from:
@@ -107,13 +107,11 @@ func follow(v View, leader string) Decision {
 	return wait("a replica, following " + leader)
 }
 
-// startsForAnother reports whether a replica that does not answer yet was started while another member
-// led, or the same on another timeline. What was rewound or cloned answers only with the WAL up to
-// where its source was by then: if the shard went on without that, nobody has it, and it
-// would wait for ever.
-func (v View) startsForAnother(leader string, m cluster.Member) bool {
-	pg := v.Postgres
-	return !pg.Accepting && !pg.Primary && pg.Outset != Line{} && pg.Outset != Line{Leader: leader, Timeline: m.Timeline} && isPrimary(m.Role)
+// startsFor reports whether a replica that does not answer yet was started while this line led, or nobody knows.
+// What was rewound or cloned answers only with the WAL up to where its source was by then: if the
+// shard went on without that, nobody has it, and it would wait for ever.
+func (p Postgres) startsFor(leads Line) bool {
+	return p.Accepting || p.Primary || p.Outset == Line{} || p.Outset == leads
 }
 
 // rebuilds reports whether this replica cannot go on, and its data are to be made anew now. While

@@ -31,13 +31,10 @@ type postgres struct {
 	empty  bool
 	cloned bool
 	ruined bool // a rewind was cut short
-	// needs is up to where what was rewound must have WAL to be consistent; zero: it is. recovering: a
-	// standby waits for that, and answers no SQL before.
-	needs      position
-	recovering bool
-	made       work   // bootstrap.go
-	system     string // its system identifier
-	aside      *setAside
+	consistency
+	made   work   // bootstrap.go
+	system string // its system identifier
+	aside  *setAside
 	// version is the major version that the data are of; upgrade: upgrade.go.
 	version int
 	upgrade *upgrade
@@ -86,6 +83,21 @@ type postgres struct {
 	// half-way.
 	lingers, unkillable, workHangs int
 	halfway                        []func()
+}
+
+// consistency is what a standby waits for before it answers SQL.
+type consistency struct {
+	needs      position // up to where what was rewound must have WAL; zero: it is consistent
+	recovering bool     // a standby waits for that
+}
+
+// reached ends the wait of a standby that has come to there; false: it did not wait, or has to.
+func (c *consistency) reached(at position) bool {
+	if !c.recovering || !at.holds(c.needs) {
+		return false
+	}
+	*c = consistency{}
+	return true
 }
 
 // stuck is a piece of work that a postmaster which hangs does not do.
@@ -194,14 +206,6 @@ func (p *postgres) start(primary bool, upstream string, sync *waits, done func(e
 
 // acceptWithin is how long a start waits for SQL to be answered (agent/postgres/start.go).
 const acceptWithin = 5 * time.Second
-
-// recover lets a standby answer as soon as it has the WAL with which its data are consistent.
-func (p *postgres) recover() {
-	if p.recovering && p.at.holds(p.needs) {
-		p.recovering, p.ready, p.needs = false, true, position{}
-		p.beginReplay()
-	}
-}
 
 var errBrokenOff = errors.New("it broke off")
 

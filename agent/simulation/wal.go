@@ -131,7 +131,10 @@ func (p *postgres) receive() {
 	default:
 		p.at = up.pg.at
 	}
-	p.recover()
+	if p.reached(p.at) {
+		p.ready = true
+		p.beginReplay()
+	}
 }
 
 // senderTimeout is wal_sender_timeout: a standby whose disk hangs does not answer.
@@ -165,7 +168,10 @@ func (p *postgres) restore() {
 		}
 	}
 	p.at = next
-	p.recover()
+	if p.reached(p.at) {
+		p.ready = true
+		p.beginReplay()
+	}
 }
 
 // cutShort reports whether the WAL receiver is being stopped, or cannot write.
