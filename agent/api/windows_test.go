@@ -50,7 +50,7 @@ func TestMaintenanceWindows(t *testing.T) {
 		{name: "switchover outside, and not meant", path: "/switchover", state: with(closed), body: `{"leader":"node1","outside_window":false}`, status: 412, has: outside},
 		{name: "switchover, windows are for restarts", path: "/switchover", state: with(closed + " for restart"), body: `{"leader":"node1"}`, node: to, status: 200},
 		{name: "switchover scheduled inside", path: "/switchover", state: with(closed, "Sat 02:00-04:00"), body: `{"leader":"node1","scheduled_at":"` + future + `03:00Z"}`, node: scheduled, status: 202},
-		{name: "switchover scheduled outside", path: "/switchover", state: with(opened, "Sat 02:00-03:00 for handover", "Sun 03:00-04:00"), body: `{"leader":"node1","scheduled_at":"2100-01-01T12:00Z"}`, status: 412, has: outside},
+		{name: "switchover scheduled outside", path: "/switchover", state: with(opened, "Sat 02:00-03:00 for handover", "Sun 03:00-04:00"), body: `{"leader":"node1","scheduled_at":"2100-01-01T` + now.Add(12*time.Hour).Format("15:04") + `Z"}`, status: 412, has: outside},
 		{name: "failover outside", path: "/failover", state: with(closed), body: `{"candidate":"node2"}`, node: ending(t, cluster.Failover{Candidate: "node2"}, Outcome{Leader: "node2", Known: true, Done: true}, nil), status: 200},
 		{name: "restart inside", path: "/restart", state: with(opened), body: `{}`, node: restarts, status: 200},
 		{name: "restart outside", path: "/restart", state: with(closed), body: `{}`, node: restarts, status: 412, has: outside + "restart"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -135,9 +136,12 @@ func TestFlappingShardVanishes(t *testing.T) {
 	for _, patroni := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			b := NewTable(config.Config{RoutesPrefix: "lictor", Shards: []config.Shard{{Namespace: "service", Scope: "s1", Patroni: patroni}, {Namespace: "service", Scope: "s2"}}})
+			var looking sync.Mutex // Pace looks, too
 			var version uint64
 			heard := "" // of whoever looks at the table as reconcilers do
 			look := func() {
+				looking.Lock()
+				defer looking.Unlock()
 				if now := b.Version(); now != version {
 					version, heard = now, knownTo(b)[id].Route.Leader.Host
 				}
@@ -170,6 +174,8 @@ func TestFlappingShardVanishes(t *testing.T) {
 			look()
 			time.Sleep(2 * paceEvery)
 			synctest.Wait()
+			looking.Lock()
+			defer looking.Unlock()
 			if k := knownTo(b)[id]; heard != last || !k.Gone {
 				t.Errorf("Patroni %v: heard of %s, the newest is %s: %+v", patroni, heard, last, k)
 			}
