@@ -55,6 +55,7 @@ type GuardSupervisor struct {
 	busy     bool
 	left     *order         // by the loop, not yet sent
 	round    int            // of disarms
+	grants   int            // deadlines of new leases that it was told
 	persists uint64         // that were made
 	newest   PersistedState // the latest of those that anybody passed on
 	known    cluster.Instant
@@ -196,6 +197,9 @@ func (g *GuardSupervisor) tell(m PersistedState, grant bool, done func(error)) {
 	if g.may.Before(m.KillAt) {
 		g.may = m.KillAt
 	}
+	if grant {
+		g.grants++
+	}
 	g.port.Arm(m, grant, func(err error) {
 		g.note(m.KillAt, err)
 		done(err)
@@ -309,7 +313,8 @@ func (g *GuardSupervisor) remember(m PersistedState, done func(error)) {
 }
 
 // Disarm takes the deadline away; done hears when it is. What the loop has left before is
-// void, and what it leaves before that, unless it is a new lease.
+// void, and what it leaves before that, unless it is a new lease: a deadline that stayed would kill the replica that
+// comes up next.
 func (g *GuardSupervisor) Disarm(done func(error)) { g.disarm(func() {}, done) }
 
 // DisarmWithin is Disarm, for which the guard has no longer than limit. The mark has a
@@ -336,6 +341,7 @@ func (g *GuardSupervisor) disarm(answered func(), done func(error)) {
 		if g.left != nil && !g.left.grant {
 			g.left = nil
 		}
+		grants := g.grants
 		g.port.Disarm(func(err error) {
 			answered()
 			g.note(0, err)
@@ -346,7 +352,13 @@ func (g *GuardSupervisor) disarm(answered func(), done func(error)) {
 			}
 			g.resting, g.marked, g.marking = false, unmarked, unmarked
 			g.marks++
-			g.port.Unmark(func() { done(nil) })
+			g.port.Unmark(func() {
+				if g.grants != grants || g.left != nil && g.left.grant || g.left == nil && !g.mayHaveDeadline() {
+					done(nil)
+					return
+				}
+				g.disarm(func() {}, done) // a beat of the lease that ends has armed it while its mark was changed
+			})
 		})
 	})
 }

@@ -182,6 +182,57 @@ func TestDisarmVoidsWhatWasLeftBefore(t *testing.T) {
 	}
 }
 
+// A beat of the lease that ends arms the guard while the mark is changed, on a disk that hangs: it is disarmed again, and
+// the lease has not ended before. What is of a new lease stays.
+func TestADisarmIsNotUndoneWhileTheMarkIsChanged(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		leave func(w *world, g *GuardSupervisor)
+		again bool
+	}{
+		{"nothing", func(*world, *GuardSupervisor) {}, false},
+		{"a deadline", func(w *world, g *GuardSupervisor) { g.arm(persistedAt(g, 30)); w.answer("Guard.Arm") }, true},
+		{"a deadline that the guard did not take", func(w *world, g *GuardSupervisor) { g.arm(persistedAt(g, 30)); w.deny("Guard.Arm", errBoom) }, true},
+		{"a deadline that waits", func(w *world, g *GuardSupervisor) {
+			g.remember(persistedAt(g, 20), func(error) {})
+			g.arm(persistedAt(g, 30))
+		}, true},
+		{"a new lease", func(w *world, g *GuardSupervisor) { g.grant(persistedAt(g, 30)); w.answer("Guard.Arm") }, false},
+		{"a new lease that waits", func(w *world, g *GuardSupervisor) {
+			g.remember(persistedAt(g, 20), func(error) {})
+			g.grant(persistedAt(g, 30))
+		}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			g := &w.GuardSupervisor
+			g.arm(persistedAt(g, 10))
+			w.answer("Guard.Arm")
+			var o outcomeOf
+			g.Disarm(o.done)
+			w.answer("Guard.Disarm")
+			unmark := w.take("Guard.Unmark")
+			tt.leave(w, g)
+			unmark.answer()
+			if !tt.again {
+				o.want(t, 1, false)
+				return
+			}
+			o.want(t, 0, false)
+			if c := w.find("Guard.Remember"); c != nil {
+				c.answer()
+			}
+			w.answer("Guard.Disarm")
+			w.answer("Guard.Unmark")
+			o.want(t, 1, false)
+			w.none("Guard.Arm")
+			if !g.idle() || g.mayHaveDeadline() {
+				t.Fatalf("idle %t, may have %v", g.idle(), g.may)
+			}
+		})
+	}
+}
+
 // A guard that cannot be disarmed keeps the mark: it says that this member may lead.
 func TestAFailedDisarmKeepsTheMark(t *testing.T) {
 	w := newWorld(t)

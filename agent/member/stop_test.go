@@ -176,6 +176,9 @@ func TestABeatThatWasNotSentKeepsNoLease(t *testing.T) {
 		t.Fatal("no beat waits")
 	}
 	mark.answer()
+	w.answer("Guard.Arm") // by that beat: the guard is disarmed again
+	w.answer("Guard.Disarm")
+	w.answer("Guard.Unmark")
 	w.looked()
 	if w.LeaseState.Lease().InFlight {
 		t.Fatal("the release waits for a beat")
