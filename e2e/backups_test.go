@@ -20,7 +20,7 @@ import (
 // backups is a shard of two members whose backups lie in a directory that both reach.
 type backups struct {
 	*lab.Lab
-	pgbackrest, dir, pgpass string
+	pgbackrest, dir, pgpass, lictor string
 }
 
 func (b *backups) config(m *lab.Member) string { return filepath.Join(m.Dir, "pgbackrest.conf") }
@@ -77,7 +77,7 @@ func (b *backups) run(ctx context.Context, m *lab.Member, kind string) (string, 
 	for _, agent := range m.Shard.Members() {
 		args = append(args, "--agent", "http://"+agent.REST)
 	}
-	return b.as(ctx, os.Getenv("LICTOR_BIN"), args...)
+	return b.as(ctx, b.lictor, args...)
 }
 
 // Backups as the timers of the Ansible role take and verify them, with the real pgBackRest:
@@ -94,7 +94,9 @@ func TestBackups(t *testing.T) {
 	ctx := within(t)
 	b.dir = filepath.Join(s.Members()[0].Dir, "backups")
 	_ = got(b.as(ctx, "mkdir", b.dir, filepath.Join(b.dir, "repo"), filepath.Join(b.dir, "scratch")))(t)
-	b.pgpass = filepath.Join(b.dir, "pgpass")
+	b.pgpass, b.lictor = filepath.Join(b.dir, "pgpass"), filepath.Join(b.dir, "lictor")
+	program := got(os.ReadFile(os.Getenv("LICTOR_BIN")))(t)
+	must(t, os.WriteFile(b.lictor, program, 0o755)) //nolint:gosec // PostgreSQL's user runs it, and does not get into a clone in /root
 	must(t, b.WriteFile(b.pgpass, []byte("*:*:*:*:"+b.Secrets.Superuser+"\n"), 0o600))
 	for _, m := range s.Members() {
 		b.configure(t, m)
@@ -159,7 +161,7 @@ func TestBackups(t *testing.T) {
 
 	// It can be restored; nothing is left of it, and nothing else is touched.
 	verify := func() (string, error) {
-		return b.as(ctx, os.Getenv("LICTOR_BIN"), "backup", "verify", "--stanza", s.Name, "--pgbackrest", pgbackrest+" --config="+b.config(a),
+		return b.as(ctx, b.lictor, "backup", "verify", "--stanza", s.Name, "--pgbackrest", pgbackrest+" --config="+b.config(a),
 			"--scratch", filepath.Join(b.dir, "scratch"), "--bin-dir", b.Options.Programs.PostgresBin, "--annotate")
 	}
 	if out := got(verify())(t); !strings.Contains(out, "the backup is good") {
