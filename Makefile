@@ -78,7 +78,7 @@ test-unit: ## tests of single packages with the race detector, without other pro
 test-e2e: build ## tests with real Consul, PostgreSQL, PgBouncer and HAProxy
 	@$(PROGRAMS) && $(SCRATCH) && packages=$$($(GO) list ./e2e/... | grep -v '/e2e$$\|/e2e/vm\(/\|$$\)') && failed=; \
 		{ beside=0; $(GO) test $(QUICK) -race -timeout 15m ./bouncer/... ./agent/fence || beside=1; \
-			$(GO) test $(QUICK) -timeout 15m ./agent/simulation || beside=1; exit $$beside; } & beside=$$!; \
+			$(GO) test $(QUICK) -timeout 30m ./agent/simulation || beside=1; exit $$beside; } & beside=$$!; \
 		$(GO) test $(QUICK) -p 2 -timeout $(E2E_TIMEOUT) ./e2e ./agent/postgres $$packages || failed=1; \
 		wait $$beside || failed=1; \
 		[ -z "$$failed" ]
