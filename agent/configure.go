@@ -40,6 +40,7 @@ type dynamicConfig struct {
 	toCache     []byte
 	rewrite     bool // PostgreSQL's configuration is to be written when the task is done
 	rewriting   bool
+	asking      bool // PostgreSQL is soon asked again of values that it could not be asked of
 	reloadAsked bool // the file was read anew, which on_reload is told of
 }
 
@@ -167,6 +168,19 @@ func (c *dynamicConfig) write() {
 			c.checkFiles()
 		}
 		kick(c.kick)
+	})
+}
+
+// askAgain has the configuration written anew in a while when PostgreSQL could not be asked of all its values: what it would
+// not start with is used until then, and nobody may change anything for months.
+func (c *dynamicConfig) askAgain(unasked func() bool) {
+	if c.asking || c.rewriting || !c.m.PG.Running || !unasked() {
+		return
+	}
+	c.asking = true
+	c.runner.afterwards(c.m.Dynamic.LoopWait, func() {
+		c.asking = false
+		c.rewrite = c.rewrite || c.m.PG.Running && unasked()
 	})
 }
 

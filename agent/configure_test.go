@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -99,4 +101,45 @@ func TestTimingOfPatroniIsWrittenAsItsVersionDoes(t *testing.T) {
 			t.Errorf("%s: %v, want %v", compat, got, want)
 		}
 	}
+}
+
+// Where PostgreSQL could not be asked of its values, the configuration is written anew after a loop_wait, and once.
+func TestValuesAreAskedOfAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, stop := newRunner(t)
+		defer stop()
+		conf := &dynamicConfig{board: newBoard(r), m: member.New(member.Settings{}, member.Ports{}, nil, cluster.Dynamic{}), log: zerolog.Nop()}
+		conf.m.PG.Running, conf.m.Dynamic.LoopWait = true, 2*time.Second
+		unasked := false
+		step := func() (rewrite bool) {
+			err := r.ask(t.Context(), func() error {
+				conf.askAgain(func() bool { return unasked })
+				rewrite, conf.rewrite = conf.rewrite, false
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return rewrite
+		}
+		for _, now := range []struct {
+			unasked, rewrite bool
+			after            time.Duration
+		}{
+			{false, false, time.Hour},
+			{true, false, time.Second},
+			{true, false, time.Second - time.Millisecond},
+			{true, false, time.Millisecond},
+			{true, true, time.Second}, // and begins again
+			{false, false, 3 * time.Second},
+			{false, false, time.Hour},
+		} {
+			unasked = now.unasked
+			if got := step(); got != now.rewrite {
+				t.Errorf("%+v: %t", now, got)
+			}
+			time.Sleep(now.after)
+			synctest.Wait()
+		}
+	})
 }

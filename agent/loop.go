@@ -142,6 +142,7 @@ func (a *Agent) step() time.Duration {
 	a.show(d.Reason)
 	a.conf.cache()
 	a.conf.rewrite = a.conf.rewrite || a.m.PG.Running && a.pg.LetGo()
+	a.conf.askAgain(a.pg.Unasked)
 	if a.conf.rewrite && a.m.TaskKind() == ha.TaskNone {
 		a.conf.write()
 	}

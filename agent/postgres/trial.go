@@ -33,8 +33,7 @@ func (p *checker) RefusedValues(ctx context.Context, values map[string]string) (
 	return p.refusedValues(ctx, values)
 }
 
-// refusedValues is RefusedValues for who has time: of many values of which one is refused each is
-// tried alone.
+// refusedValues is RefusedValues for who has time: where many values are refused each of them is tried alone.
 func (p *checker) refusedValues(ctx context.Context, values map[string]string) (map[string]string, error) {
 	refused := map[string]string{}
 	if len(values) == 0 {
@@ -46,17 +45,13 @@ func (p *checker) refusedValues(ctx context.Context, values map[string]string) (
 	}
 	defer p.disk.RemoveAll(dir)
 	names := slices.Sorted(maps.Keys(values))
-	why, err := p.tryValues(ctx, dir, values, names)
+	try := func(some []string) (string, error) { return p.tryValues(ctx, dir, values, some) }
+	why, err := try(names)
 	if err != nil || why == "" {
 		return refused, err
 	}
-	for _, name := range names {
-		if why, err = p.tryValues(ctx, dir, values, []string{name}); err != nil {
-			return nil, err
-		}
-		if why != "" {
-			refused[name] = why
-		}
+	if err := refusedAlone(names, why, try, refused); err != nil {
+		return nil, err
 	}
 	if len(refused) > 0 {
 		return refused, nil
@@ -64,7 +59,7 @@ func (p *checker) refusedValues(ctx context.Context, values map[string]string) (
 	// Each alone is taken, and all of them are not: two targets of a recovery, for instance.
 	var taken []string
 	for _, name := range names {
-		if why, err = p.tryValues(ctx, dir, values, append(taken, name)); err != nil {
+		if why, err = try(append(taken, name)); err != nil {
 			return nil, err
 		}
 		if why != "" {
@@ -74,6 +69,25 @@ func (p *checker) refusedValues(ctx context.Context, values map[string]string) (
 		}
 	}
 	return refused, nil
+}
+
+// refusedAlone finds which of the names, that are refused together and why, are refused each alone. Whatever is refused alone
+// is so among others, too: half of them are tried at a time, as each trial starts a process, and who asks has little time.
+func refusedAlone(names []string, why string, try func([]string) (why string, err error), refused map[string]string) error {
+	if len(names) == 1 {
+		refused[names[0]] = why
+		return nil
+	}
+	for _, half := range [][]string{names[:len(names)/2], names[len(names)/2:]} {
+		why, err := try(half)
+		if err == nil && why != "" {
+			err = refusedAlone(half, why, try, refused)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tryValues has postgres read a configuration file with some of the values. It says what
@@ -372,9 +386,11 @@ func (p *checker) linkForTrial(dir string, lines []confSetting) error {
 
 // judged is which values of parameters PostgreSQL takes.
 type judged struct {
-	taken   map[string]string    // by name: the last value
+	taken   map[string]string    // by name: the value that is used
+	sure    map[string]string    // by name: the last value that it has said it takes
 	refused map[[2]string]string // by name and value: why
-	asked   map[string]string    // what PostgreSQL was asked of last, nil: it could not be
+	asked   map[string]string    // what PostgreSQL was asked of last
+	unasked bool                 // it could not be asked of what is used
 }
 
 // judge has PostgreSQL look at the values of the configuration, when they have changed.
@@ -385,15 +401,14 @@ func (p *checker) judge(ctx context.Context) {
 	p.settings.Lock()
 	values, last := p.wantedValues(), p.judged
 	p.settings.Unlock()
-	if last.taken != nil && maps.Equal(values, last.asked) {
+	if last.taken != nil && !last.unasked && maps.Equal(values, last.asked) {
 		return
 	}
 	// Also what was refused before: it may have been for a value that is another one now.
 	refused, err := p.RefusedValues(ctx, values)
-	asked := values
 	if err != nil {
 		p.log.Warn().Err(err).Msg("parameters are used without having been checked")
-		refused, asked = map[string]string{}, nil
+		refused = map[string]string{}
 		for name, value := range values {
 			if why, was := last.refused[[2]string{name, value}]; was {
 				refused[name] = why
@@ -408,22 +423,29 @@ func (p *checker) judge(ctx context.Context) {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	if p.judged.taken == nil {
-		p.judged.taken = before
+		p.judged.taken, p.judged.sure = before, maps.Clone(before)
 	}
-	p.judged.asked, p.judged.refused = asked, map[[2]string]string{}
+	p.judged.asked, p.judged.unasked, p.judged.refused = values, err != nil, map[[2]string]string{}
 	for name, value := range values {
 		why, bad := refused[name]
 		if !bad {
 			p.judged.taken[name] = value
+			if err == nil {
+				p.judged.sure[name] = value
+			}
 			continue
 		}
 		p.judged.refused[[2]string{name, value}] = why
+		// What was used unasked may be this value.
+		instead := "it is left out"
+		if sure, ok := p.judged.sure[name]; ok {
+			p.judged.taken[name] = sure
+			instead = sure + " stays in force"
+		} else {
+			delete(p.judged.taken, name)
+		}
 		if _, told := last.refused[[2]string{name, value}]; told {
 			continue
-		}
-		instead := "it is left out"
-		if taken, ok := p.judged.taken[name]; ok {
-			instead = taken + " stays in force"
 		}
 		p.log.Error().Str("parameter", name).Str("value", value).Str("reason", why).Str("instead", instead).
 			Msg("PostgreSQL refuses the value of a parameter; it is not used")
@@ -442,6 +464,14 @@ func (p *checker) tellRefused() {
 	}
 	slices.Sort(all)
 	p.refused.Store(&all)
+}
+
+// Unasked reports whether values are used of which PostgreSQL could not be asked, for want of time or room:
+// it is to be asked again, by writing the configuration anew.
+func (p *checker) Unasked() bool {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	return p.judged.unasked
 }
 
 // Refused are the values of the configuration that PostgreSQL refuses and that are not

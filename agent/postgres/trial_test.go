@@ -1,14 +1,52 @@
 package postgres
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
+
+// Those that are refused each alone are found in few trials, and none for what is refused only together.
+func TestRefusedAlone(t *testing.T) {
+	t.Parallel()
+	names := strings.Fields("a b c d e f g h i j k l m n o p q r s t u v w x y z")
+	for bad, most := range map[string]int{"": 2, "k": 10, "a z": 18, "m n": 18, "c+d": 26} {
+		trials, want := 0, map[string]string{}
+		try := func(some []string) (string, error) {
+			trials++
+			why := ""
+			for name := range strings.FieldsSeq(bad) {
+				if first, second, both := strings.Cut(name, "+"); slices.Contains(some, first) && (!both || slices.Contains(some, second)) {
+					why = name + " is bad"
+				}
+			}
+			return why, nil
+		}
+		for name := range strings.FieldsSeq(bad) {
+			if len(name) == 1 {
+				want[name] = name + " is bad"
+			}
+		}
+		refused := map[string]string{}
+		if err := refusedAlone(names, "some is", try, refused); err != nil || !maps.Equal(refused, want) {
+			t.Errorf("%q: refused are %v, %v", bad, refused, err)
+		}
+		if trials > most {
+			t.Errorf("%q: %d trials, at most %d are wanted", bad, trials, most)
+		}
+	}
+	if err := refusedAlone(names, "some is", func([]string) (string, error) { return "", errNoTrial }, nil); !errors.Is(err, errNoTrial) {
+		t.Errorf("it could not be asked: %v", err)
+	}
+}
 
 // What PostgreSQL refuses of parameters is not written: it would not start with that.
 // The value before stays.
@@ -87,6 +125,25 @@ func TestRefusedValues(t *testing.T) {
 	if got := again.parameters()["timezone"]; got != "Europe/Rome" {
 		t.Errorf("after a restart of the agent: %q", got)
 	}
+
+	t.Run("PostgreSQL could not be asked", func(t *testing.T) {
+		apply(map[string]any{"timezone": "Europe/Rome", "work_mem": "7MB"})
+		p.judge(ctx)
+		apply(map[string]any{"timezone": "Nowhere", "log_timezone": "Nowhere", "work_mem": "8MB"})
+		late, cancel := context.WithCancel(ctx)
+		cancel()
+		if p.judge(late); !p.Unasked() || p.parameters()["timezone"] != "Nowhere" {
+			t.Errorf("unasked %t, used is %v", p.Unasked(), p.parameters())
+		}
+		p.judge(ctx)
+		now := p.parameters()
+		if _, used := now["log_timezone"]; p.Unasked() || used || now["timezone"] != "Europe/Rome" || now["work_mem"] != "8MB" {
+			t.Errorf("unasked %t, used is %v", p.Unasked(), now)
+		}
+		if told := p.Refused(); len(told) != 2 {
+			t.Errorf("refused: %q", told)
+		}
+	})
 
 	t.Run("values that are not taken together", func(t *testing.T) {
 		refused, err := p.RefusedValues(ctx, map[string]string{"recovery_target_time": "2030-01-01", "recovery_target_xid": "5", "work_mem": "7MB"})
