@@ -89,6 +89,9 @@
 //
 //	upgrader        whether the data could become those of a later major version: upgrade.go
 //	dataUpgrader    and how they do, beside themselves: upgrade_data.go
+//	upgrade_undo.go how that is taken back
+//	upgrade_note.go where what is meanwhile
+//	upgraded_version.go  data of a later version than the configuration's programs
 //
 // words.go has the words of package pg, under the names that they have here; probe.go and
 // probe_child.go find out whether the data directory can be written.

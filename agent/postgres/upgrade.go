@@ -541,3 +541,40 @@ func (p *upgrader) upgradeOutput(data string) string {
 	}
 	return filepath.Join(data, dir, entries[len(entries)-1].Name())
 }
+
+// upgradeObstacles are what about the data directory stands in the way of an upgrade.
+func (p *upgrader) upgradeObstacles() (why []string, err error) {
+	dir, err := p.realDataDir()
+	if err != nil {
+		return nil, fmt.Errorf("the data directory: %w", err)
+	}
+	if err := movable(dir); err != nil {
+		why = append(why, err.Error())
+	}
+	switch info, err := p.disk.Lstat(p.inData("pg_wal")); {
+	case err != nil:
+		return nil, fmt.Errorf("the data directory: %w", err)
+	case info.Mode()&fs.ModeSymlink != 0:
+		why = append(why, "pg_wal is a link: the new data would have their WAL beside themselves, on another disk; bring pg_wal back into the data directory first")
+	}
+	if p.configDir != p.dataDir {
+		why = append(why, "postgresql.config_dir: pg_upgrade looks for the configuration beside the data")
+	}
+	return why, nil
+}
+
+// lostByUpgrade are the parameters of ALTER SYSTEM, which pg_upgrade does not carry over.
+func (p *upgrader) lostByUpgrade() (warning string, err error) {
+	lines, err := p.readConf(p.inData("postgresql.auto.conf"))
+	if err != nil {
+		return "", err
+	}
+	var names []string
+	for _, line := range lines {
+		names = append(names, line.Name)
+	}
+	if len(names) == 0 {
+		return "", nil
+	}
+	return fmt.Sprintf("ALTER SYSTEM has set %s: pg_upgrade does not carry that over; set it in the dynamic configuration, or again afterwards", strings.Join(names, ", ")), nil
+}
