@@ -58,6 +58,24 @@ func TestSharedReadHasHighestIndex(t *testing.T) {
 	}
 }
 
+// poolOf is a pool of one Consul server that answers so, as its leader.
+func poolOf(t *testing.T, answer http.HandlerFunc) *consul.Pool {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Consul-KnownLeader", "true")
+		w.Header().Set("X-Consul-Index", "20")
+		w.Header().Set("X-Consul-LastContact", "0")
+		answer(w, r)
+	}))
+	t.Cleanup(server.Close)
+	clients, err := consul.NewClients(config.Config{Consul: settings.Consul{Hosts: []string{server.URL}}})
+	testkit.Must(t, err)
+	pool, err := consul.NewPool(clients)
+	testkit.Must(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
 // What Consul's leader has at the index that a poke tells of, or later, is taken in; anything else is read
 // consistently.
 func TestPokedRead(t *testing.T) {
@@ -78,10 +96,7 @@ func TestPokedRead(t *testing.T) {
 			value, err := json.Marshal(testRoute("h1"))
 			testkit.Must(t, err)
 			var modes []string
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("X-Consul-KnownLeader", "true")
-				w.Header().Set("X-Consul-Index", "20")
-				w.Header().Set("X-Consul-LastContact", "0")
+			pool := poolOf(t, func(w http.ResponseWriter, r *http.Request) {
 				mode, index := "default", test.known
 				if r.URL.Query().Has("consistent") {
 					mode, index = "consistent", 18
@@ -92,13 +107,7 @@ func TestPokedRead(t *testing.T) {
 					return
 				}
 				testkit.Must(t, json.NewEncoder(w).Encode(api.KVPairs{{Key: "lictor/routes/service/s1", Value: value, ModifyIndex: index, CreateIndex: 3}}))
-			}))
-			defer server.Close()
-			clients, err := consul.NewClients(config.Config{Consul: settings.Consul{Hosts: []string{server.URL}}})
-			testkit.Must(t, err)
-			pool, err := consul.NewPool(clients)
-			testkit.Must(t, err)
-			defer pool.Close()
+			})
 			table, changed := NewTable(config.Config{RoutesPrefix: "lictor"}), 0
 			w := NewWatcher(zerolog.Nop(), pool, table, nil, func() { changed++ })
 			testkit.Must(t, w.ReadRoute(t.Context(), "service/s1", test.index))

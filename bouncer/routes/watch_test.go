@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,7 +14,6 @@ import (
 	"github.com/hashicorp/consul/api"
 	"github.com/rs/zerolog"
 
-	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/consul"
@@ -51,23 +49,14 @@ func TestListIsNotAwaitedForLong(t *testing.T) {
 func TestDoubtIsReadUntilItIsOver(t *testing.T) {
 	const key = "lictor/routes/service/s1"
 	var asked atomic.Int32
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	pool := poolOf(t, func(w http.ResponseWriter, _ *http.Request) {
 		if asked.Add(1) < 3 {
 			w.WriteHeader(http.StatusInternalServerError)
 			return
 		}
-		w.Header().Set("X-Consul-KnownLeader", "true")
-		w.Header().Set("X-Consul-Index", "20")
-		w.Header().Set("X-Consul-LastContact", "0")
 		older := testPair(t, key, 5, testRoute("h5"))
 		testkit.Must(t, json.NewEncoder(w).Encode(api.KVPairs{{Key: key, Value: older.Value, ModifyIndex: 5, CreateIndex: 3}}))
-	}))
-	defer server.Close()
-	clients, err := consul.NewClients(config.Config{Consul: settings.Consul{Hosts: []string{server.URL}}})
-	testkit.Must(t, err)
-	pool, err := consul.NewPool(clients)
-	testkit.Must(t, err)
-	defer pool.Close()
+	})
 	c := config.Config{RoutesPrefix: "lictor"}
 	table := NewTable(c)
 	w := NewWatcher(zerolog.Nop(), pool, table, NewHandovers(c.Keys(), table.Serves), func() {})
