@@ -139,8 +139,9 @@ const (
 // DynamicPostgres is the section `postgresql` of the dynamic configuration.
 type DynamicPostgres struct {
 	// Parameters are PostgreSQL's, for all members. Those that must be the same everywhere
-	// (max_connections, max_worker_processes, max_wal_senders, max_locks_per_transaction,
-	// max_prepared_transactions, wal_level, track_commit_timestamp) are taken from here only.
+	// (max_connections, max_worker_processes, max_wal_senders, max_replication_slots, max_locks_per_transaction,
+	// max_prepared_transactions, wal_level, track_commit_timestamp) are taken from here only; hot_standby,
+	// wal_log_hints, track_activities and update_process_title are always on.
 	Parameters map[string]any `mapstructure:"parameters"`
 	// PgHBA are the lines of pg_hba.conf for members that have none of their own.
 	PgHBA []string `mapstructure:"pg_hba"`

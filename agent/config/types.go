@@ -70,7 +70,7 @@ type RestAPI struct {
 	// something; required: everybody, health checks too.
 	VerifyClient string `mapstructure:"verify_client"`
 	// Allowlist are the addresses, networks and host names from which requests may change something;
-	// empty: every one that has the password.
+	// empty: all, of those who have the password or, where it is asked for, the certificate.
 	Allowlist []string `mapstructure:"allowlist"`
 	// AllowlistIncludeMembers adds the shard's members to the allowlist.
 	AllowlistIncludeMembers bool `mapstructure:"allowlist_include_members"`
@@ -108,14 +108,9 @@ type Ctl struct {
 type Credentials struct {
 	// Username is the name to log in with.
 	Username string `mapstructure:"username"`
-	// Password is its password. Without both, nothing is asked for.
+	// Password is its password. An API with neither a login nor verify_client nor allowlist takes changes
+	// on its own host alone, from root and the agent's user.
 	Password string `mapstructure:"password" json:"-"`
-	// RequireAuth is libpq's require_auth: by which methods the server may ask, others are not
-	// answered. The agent itself and PostgreSQL from 16 on know it. Default: without a certificate of
-	// the server that is checked (sslmode verify-ca, verify-full) no password in clear text, and no
-	// md5 either once a member was seen to have a SCRAM verifier for the role. SCRAM alone where data
-	// are removed or a primary is stopped by the answer (security.md).
-	RequireAuth string `mapstructure:"require_auth"`
 	// PasswordFile is a file with the password instead, read anew with every reload.
 	PasswordFile string `mapstructure:"password_file"`
 }
@@ -156,12 +151,6 @@ type BootstrapUser struct {
 	Password string `mapstructure:"password" json:"-"`
 	// Options are attributes of CREATE ROLE, createdb for instance.
 	Options []string `mapstructure:"options"`
-	// RequireAuth is libpq's require_auth: by which methods the server may ask, others are not
-	// answered. The agent itself and PostgreSQL from 16 on know it. Default: without a certificate of
-	// the server that is checked (sslmode verify-ca, verify-full) no password in clear text, and no
-	// md5 either once a member was seen to have a SCRAM verifier for the role. SCRAM alone where data
-	// are removed or a primary is stopped by the answer (security.md).
-	RequireAuth string `mapstructure:"require_auth"`
 	// PasswordFile is a file with the password instead.
 	PasswordFile string `mapstructure:"password_file"`
 }

@@ -414,7 +414,7 @@ func (v *validation) watchdog(c Config, t cluster.Timing) {
 	v.oneOf("watchdog.mode", w.Mode, "off", "automatic", "required")
 	v.oneOf("watchdog.driver", w.Driver, "default", "testing")
 	if w.SafetyMargin != nil && (*w.SafetyMargin < -1 || time.Duration(*w.SafetyMargin)*time.Second >= t.TTL) {
-		v.fail("watchdog.safety_margin", strconv.Itoa(*w.SafetyMargin), "must be from 0 to less than ttl (%s), or -1 for half of ttl", t.TTL)
+		v.fail("watchdog.safety_margin", strconv.Itoa(*w.SafetyMargin), "must be from 1 to less than ttl (%s), or -1 for half of ttl", t.TTL)
 	}
 	if w.Mode == "off" {
 		return

@@ -56,7 +56,7 @@ type Config struct {
 	// ask. Default: true.
 	VerifyNames *bool `mapstructure:"verify_names"`
 	// Allowlist are the addresses, networks and host names from which requests may drain and undrain;
-	// empty: every one that has the password.
+	// empty: all, of those who have the password or, where it is asked for, the certificate.
 	Allowlist []string `mapstructure:"allowlist"`
 	// Web has listen serve the fleet page as well, as `lictor web` does: all shards, read only. To
 	// read it takes what web_authentication, or else authentication, and verify_client (optional, too)
