@@ -39,6 +39,9 @@ func Fleet(ctx context.Context, c *Console, site *Site, o FleetOptions) error {
 	if missing := f.only(o.Scopes); len(missing) > 0 {
 		return noShard(missing[0], site.Namespace+"/"+missing[0]+"/")
 	}
+	if len(o.Scopes) == 0 {
+		f.warnFiltered(c)
+	}
 	if !o.Quiet {
 		client, err := site.memberClient()
 		if err != nil {
@@ -76,6 +79,7 @@ func Fleet(ctx context.Context, c *Console, site *Site, o FleetOptions) error {
 type fleet struct {
 	shards   []fleetShard // sorted by name
 	bouncers []cluster.Bouncer
+	filtered bool // Consul has left out what the token may not read
 }
 
 // fleetShard is one shard of a fleet.
@@ -121,8 +125,16 @@ func (f *fleet) only(scopes []string) (missing []string) {
 	return missing
 }
 
+// warnFiltered tells that there may be more shards than are shown.
+func (f fleet) warnFiltered(c *Console) {
+	if f.filtered {
+		c.Warn("warning: Consul leaves out what the token may not read: there may be more shards (--consul-token-file names another token)")
+	}
+}
+
 // warnUnread tells of shards whose keys were not read: nothing is known of them.
 func (f fleet) warnUnread(c *Console) {
+	f.warnFiltered(c)
 	for _, s := range f.shards {
 		if s.unread != nil {
 			c.Warn("warning: shard %s: %v", s.scope, s.unread)
@@ -182,7 +194,7 @@ func (s *Site) whyNone(ctx context.Context) error {
 var errNoShards = errors.New("there are no shards")
 
 func (s *Site) parseFleet(shards answer, routes, bouncers, applied consulapi.KVPairs) fleet {
-	f := fleet{bouncers: s.parseBouncers(bouncers, applied)}
+	f := fleet{bouncers: s.parseBouncers(bouncers, applied), filtered: shards.filtered}
 	for scope, kvs := range s.byShard(shards.pairs, routes) {
 		f.shards = append(f.shards, s.parseShard(scope, kvs, f.bouncers))
 	}

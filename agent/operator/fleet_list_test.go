@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -102,6 +103,7 @@ func TestListAfter(t *testing.T) {
 type fakeConsul struct {
 	others map[string]consulapi.KVPairs
 	keys   int
+	hides  bool // the token may not read all
 	sent   atomic.Int64
 }
 
@@ -119,6 +121,7 @@ func newFakeConsul(t *testing.T, keys int) (*fakeConsul, Settings) {
 func (f *fakeConsul) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	prefix := strings.TrimPrefix(r.URL.Path, "/v1/kv/")
 	w.Header().Set("X-Consul-Index", "7")
+	w.Header().Set("X-Consul-Results-Filtered-By-ACLs", strconv.FormatBool(f.hides))
 	names := r.URL.Query().Has("keys")
 	separator := "["
 	write := func(text []byte) bool {
@@ -214,6 +217,30 @@ func TestOneShardsKeysCostThatShardAlone(t *testing.T) {
 				t.Error("what the hostile shard has in Consul was read")
 			}
 		})
+	}
+}
+
+// A fleet of which the token may read a part is told from one that is whole.
+func TestHiddenShardsAreToldOf(t *testing.T) {
+	for hides, want := range map[bool]string{false: "", true: "warning: Consul leaves out what the token may not read: "} {
+		for name, command := range map[string]func(*Console, *Site) error{
+			"fleet": func(c *Console, site *Site) error { return Fleet(t.Context(), c, site, FleetOptions{Quiet: true}) },
+			"evacuate, rebalance": func(c *Console, site *Site) error {
+				f, err := site.readFleet(t.Context())
+				f.warnUnread(c)
+				return err
+			},
+		} {
+			consul, settings := newFakeConsul(t, 0)
+			consul.hides = hides
+			site, err := Connect(settings)
+			testkit.Must(t, err)
+			var out, told bytes.Buffer
+			testkit.Must(t, command(&Console{Out: &out, Err: &told}, site))
+			if got := told.String(); !strings.HasPrefix(got, want) || (want == "") != (got == "") {
+				t.Errorf("%s: hides %t: %q", name, hides, got)
+			}
+		}
 	}
 }
 
