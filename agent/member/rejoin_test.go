@@ -62,12 +62,12 @@ func TestRejoinReplacesTheDataOnlyWhenAllowed(t *testing.T) {
 		{name: "not allowed", leader: "b", rewind: diverged},
 		{name: "a rewind that could not begin", leader: "b", remove: "setting", rewind: errBoom},
 		{name: "interrupted", leader: "b", remove: "setting", rewind: diverged, broken: true},
-		{name: "allowed", leader: "b", remove: "setting", rewind: diverged, follows: true, answers: true, asks: true, want: pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "setting"}, from: "c"},
-		{name: "whom it follows is silent", leader: "b", remove: "setting", rewind: diverged, answers: true, asks: true, want: pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "setting"}, from: "b"},
-		{name: "the leader is silent", leader: "b", remove: "setting", rewind: diverged, follows: true, asks: true, want: pg.Permission{NotLeader: true, AllowedBy: "setting"}},
-		{name: "nobody leads", remove: "setting", rewind: diverged, follows: true, asks: true, want: pg.Permission{AllowedBy: "setting"}},
-		{name: "an unknown one leads", leader: "x", remove: "setting", rewind: diverged, follows: true, asks: true, want: pg.Permission{AllowedBy: "setting"}},
-		{name: "it leads itself", leader: "a", remove: "setting", rewind: diverged, follows: true, answers: true, asks: true, want: pg.Permission{LeaderReachable: true, AllowedBy: "setting"}},
+		{name: "allowed", leader: "b", remove: "setting", rewind: diverged, follows: true, answers: true, asks: true, want: pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "setting", Shard: systemA}, from: "c"},
+		{name: "whom it follows is silent", leader: "b", remove: "setting", rewind: diverged, answers: true, asks: true, want: pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "setting", Shard: systemA}, from: "b"},
+		{name: "the leader is silent", leader: "b", remove: "setting", rewind: diverged, follows: true, asks: true, want: pg.Permission{NotLeader: true, AllowedBy: "setting", Shard: systemA}},
+		{name: "nobody leads", remove: "setting", rewind: diverged, follows: true, asks: true, want: pg.Permission{AllowedBy: "setting", Shard: systemA}},
+		{name: "an unknown one leads", leader: "x", remove: "setting", rewind: diverged, follows: true, asks: true, want: pg.Permission{AllowedBy: "setting", Shard: systemA}},
+		{name: "it leads itself", leader: "a", remove: "setting", rewind: diverged, follows: true, answers: true, asks: true, want: pg.Permission{LeaderReachable: true, AllowedBy: "setting", Shard: systemA}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)

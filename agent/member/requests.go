@@ -223,7 +223,7 @@ func (m *Member) makeAnew(c copyAnew) step {
 			m.start(as)(w, func(failed error) { next(errors.Join(err, failed)) })
 		})
 	}, func(w *Work, next func(error)) {
-		m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: c.allowedBy, Version: c.version}, func(err error) {
+		m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: c.allowedBy, Shard: shard, Version: c.version}, func(err error) {
 			if err == nil {
 				m.Upgrades.unfit = m.Upgrades.unfit || c.version != 0 && c.version != m.Postgres.Major()
 				m.Stranded = ""

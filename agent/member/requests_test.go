@@ -276,7 +276,7 @@ func TestReinitialize(t *testing.T) {
 		w.answer("Postgres.Stop")
 		w.none("Postgres.RemoveForReinit")
 		w.answer("Postgres.Answers") // a stop takes a while
-		if c := w.take("Postgres.RemoveForReinit"); c.args[0] != (pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "POST /reinitialize"}) {
+		if c := w.take("Postgres.RemoveForReinit"); c.args[0] != (pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "POST /reinitialize", Shard: systemA}) {
 			t.Fatalf("%v", c.args)
 		} else {
 			c.answer()

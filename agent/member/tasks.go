@@ -314,6 +314,7 @@ func (m *Member) replaceDiverged(w *Work, up, primary pg.Upstream, leader, allow
 	}, func(w *Work, next func(error)) {
 		m.Postgres.RemoveForReinit(w, pg.Permission{
 			NotLeader: leader != "" && leader != m.Name && leader == m.Snapshot.LeaderName(), LeaderReachable: reachable, AllowedBy: allowedBy,
+			Shard: shard,
 		}, next)
 	}, func(w *Work, next func(error)) { m.Postgres.MakeReplica(w, &source, shard, next) })(w, done)
 }

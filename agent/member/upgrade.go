@@ -60,8 +60,9 @@ func (m *Upgrades) superseded(leader string) (version int, err error) {
 		return 0, nil
 	case !r.OK() || r.Value.SystemIdentifier != shard: // they are read one after the other
 		return 0, refused("the route and the key initialize name different clusters: try again")
-	case !announced:
-		return 0, nil
+	case !announced: // the last copy of a cluster, for all that is known
+		return 0, refused("the data directory has the data of another cluster (system identifier %s, that of the shard is %s): "+
+			"if nobody needs them move them away by hand, and a copy is made", own, shard)
 	}
 	l, found := m.Snapshot.Member(leader)
 	if !found || !l.OK() || l.Value.Lictor == nil || l.Value.Lictor.Postgres == 0 || l.Value.Role != m.PrimaryWord && l.Value.Role != cluster.RolePrimary {

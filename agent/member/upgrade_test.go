@@ -280,10 +280,11 @@ func TestReinitializeAfterAnUpgrade(t *testing.T) {
 		"the route is of before": func(w *world) {
 			w.Snapshot.Route.Value.SystemIdentifier, w.Snapshot.Route.Value.Succeeds = systemA, nil
 		},
-		"the key is of before":            func(w *world) { w.Snapshot.Initialize.Value = systemA },
-		"the route is not known":          func(w *world) { w.Snapshot.Route = cluster.Entry[cluster.Route]{} },
-		"the leader does not say to what": func(w *world) { w.Snapshot.Members[1].Value.Lictor = &cluster.MemberLictor{} },
-		"the leader does not serve yet":   func(w *world) { w.Snapshot.Members[1].Value.Role = cluster.RoleReplica },
+		"the route was deleted, and written anew": func(w *world) { w.Snapshot.Route.Value.Succeeds = nil },
+		"the key is of before":                    func(w *world) { w.Snapshot.Initialize.Value = systemA },
+		"the route is not known":                  func(w *world) { w.Snapshot.Route = cluster.Entry[cluster.Route]{} },
+		"the leader does not say to what":         func(w *world) { w.Snapshot.Members[1].Value.Lictor = &cluster.MemberLictor{} },
+		"the leader does not serve yet":           func(w *world) { w.Snapshot.Members[1].Value.Role = cluster.RoleReplica },
 	} {
 		w := after()
 		change(w)

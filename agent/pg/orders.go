@@ -45,6 +45,8 @@ type Permission struct {
 	LeaderReachable bool
 	// AllowedBy names the setting or the request that asks for it.
 	AllowedBy string
+	// Shard is the shard's system identifier: whole data of another cluster are not removed.
+	Shard string
 	// Version: the data are from before the shard's upgrade to that major version. They are moved aside, and a copy
 	// needs its programs. Zero: they are not.
 	Version int

@@ -113,7 +113,7 @@ func TestCopiedLinksAreRefused(t *testing.T) {
 			if want := map[bool]DataState{true: Valid, false: Empty}[test.want == ""]; d.State != want {
 				t.Errorf("%+v, want %s", d, want)
 			}
-			must(t, p.RemoveForReinit(ctx, allowed()))
+			must(t, p.RemoveForReinit(ctx, allowed(t, p)))
 			unharmed(t, "a reinit")
 			if left, _ := filepath.Glob(p.dataDir + "-wal/0*"); test.want == "" && len(left) > 0 {
 				t.Errorf("its own WAL is left: %v", left)
@@ -148,7 +148,7 @@ func TestCopiedLinksAreRefused(t *testing.T) {
 		must(t, err)
 		time.Sleep(time.Until(made.Add(clocksDiffer + 100*time.Millisecond)))
 		with("keeps")
-		must(t, p.RemoveForReinit(ctx, allowed()))
+		must(t, p.RemoveForReinit(ctx, allowed(t, p)))
 		must(t, p.MakeReplica(ctx, nil, id, nil)) // its own links are as they were
 		for _, name := range []string{"copies", "fails"} {
 			with("keeps")
@@ -156,7 +156,7 @@ func TestCopiedLinksAreRefused(t *testing.T) {
 				t.Fatalf("%+v %v", d, err)
 			}
 			with(name)
-			must(t, p.RemoveForReinit(ctx, allowed()))
+			must(t, p.RemoveForReinit(ctx, allowed(t, p)))
 			if err := p.MakeReplica(ctx, nil, id, nil); err == nil {
 				t.Errorf("%s: a replica was made", name)
 			}

@@ -413,6 +413,9 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 		return errors.New("the data directory stays: a major upgrade has not ended, and is undone first")
 	case d.State == Empty:
 		return nil
+	case d.State == Valid && allowed.Version == 0 && d.Control.SystemIdentifier != allowed.Shard:
+		return fmt.Errorf("the data directory stays: it has the data of another cluster (system identifier %s, that of the shard is %s); "+
+			"if nobody needs them move them away by hand, and a copy is made", d.Control.SystemIdentifier, cmp.Or(allowed.Shard, "not known"))
 	}
 	if err := p.refuseUpgrading(); err != nil {
 		return fmt.Errorf("the data directory stays: %w", err)

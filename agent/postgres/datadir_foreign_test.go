@@ -74,7 +74,7 @@ func TestForeignContent(t *testing.T) {
 			}
 			foreign()
 			untouched(t, dir, "discarding", func() error { return p.DiscardIncomplete(ctx) })
-			untouched(t, dir, "removing for a clone", func() error { return p.RemoveForReinit(ctx, allowed()) })
+			untouched(t, dir, "removing for a clone", func() error { return p.RemoveForReinit(ctx, allowed(t, p)) })
 			untouched(t, dir, "bootstrapping", func() error { _, err := p.Bootstrap(ctx, config.Bootstrap{}); return err })
 			foreign()
 		})
@@ -123,7 +123,7 @@ func TestRemoveForReinitUnderSomebodyElsesPostgres(t *testing.T) {
 	pid := p.process.pid()
 	again, err := New(settings(t, dir, "a")) // has not started it and not adopted it
 	must(t, err)
-	if err := again.RemoveForReinit(ctx, allowed()); err == nil || !strings.Contains(err.Error(), fmt.Sprint(pid)) {
+	if err := again.RemoveForReinit(ctx, allowed(t, again)); err == nil || !strings.Contains(err.Error(), fmt.Sprint(pid)) {
 		t.Errorf("removed: %v", err)
 	}
 	if err := syscall.Kill(pid, 0); err != nil {
@@ -131,7 +131,7 @@ func TestRemoveForReinitUnderSomebodyElsesPostgres(t *testing.T) {
 	}
 	observe(ctx, t, p, "goes on", func(s State) bool { return s.Accepting })
 	must(t, p.Stop(ctx, Fast))
-	must(t, again.RemoveForReinit(ctx, allowed()))
+	must(t, again.RemoveForReinit(ctx, allowed(t, again)))
 }
 
 // A removal that was cut short goes on as unfinished work, not as data.

@@ -60,9 +60,11 @@ func copyOf(t *testing.T, from, to string) string {
 	return to
 }
 
-// allowed is a permission that allows everything.
-func allowed() Permission {
-	return Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "the test"}
+// allowed is a permission that allows everything to a member of the shard whose data these are.
+func allowed(t *testing.T, p *Instance) Permission {
+	t.Helper()
+	d, _ := p.DataDir(t.Context()) // where it cannot be looked at nothing is removed
+	return Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "the test", Shard: d.Control.SystemIdentifier}
 }
 
 // What is not our own unfinished work is never touched, whatever a marker says.
@@ -131,7 +133,7 @@ func TestDataDirectoryIsSacred(t *testing.T) {
 				if err := p.DiscardIncomplete(ctx); err == nil {
 					t.Error("it was discarded")
 				}
-				if err := p.RemoveForReinit(ctx, allowed()); err == nil {
+				if err := p.RemoveForReinit(ctx, allowed(t, p)); err == nil {
 					t.Error("it was removed")
 				}
 				if err := p.mark(kind, ""); err == nil || !strings.Contains(err.Error(), "not empty") {
@@ -288,7 +290,7 @@ func TestRestoredClusterUnderAnOldMarker(t *testing.T) {
 		if err := p.DiscardIncomplete(ctx); !errors.Is(err, errNotOurs) {
 			t.Errorf("%s: discarded: %v", what, err)
 		}
-		if err := p.RemoveForReinit(ctx, allowed()); err == nil {
+		if err := p.RemoveForReinit(ctx, allowed(t, p)); err == nil {
 			t.Errorf("%s: removed", what)
 		}
 	}
@@ -318,8 +320,14 @@ func TestRemoveForReinit(t *testing.T) {
 			t.Errorf("%+v: %v", permission, err)
 		}
 	}
+	// A wrong data_dir, or the last copy from before an upgrade: whatever Consul says of the route.
+	for _, shard := range []string{"4711", ""} {
+		other := allowed(t, p)
+		other.Shard = shard
+		untouched(t, dir, "those of another shard than "+shard, func() error { return p.RemoveForReinit(ctx, other) })
+	}
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
-	if err := p.RemoveForReinit(ctx, allowed()); err == nil || !strings.Contains(err.Error(), "runs in it") {
+	if err := p.RemoveForReinit(ctx, allowed(t, p)); err == nil || !strings.Contains(err.Error(), "runs in it") {
 		t.Errorf("while it runs: %v", err)
 	}
 	must(t, p.Stop(ctx, Fast))
@@ -330,7 +338,7 @@ func TestRemoveForReinit(t *testing.T) {
 	if err := p.Start(ctx, StartAs{Role: Primary}); err == nil || !strings.Contains(err.Error(), "cut short") {
 		t.Errorf("started after half a rewind: %v", err)
 	}
-	must(t, p.RemoveForReinit(ctx, allowed()))
+	must(t, p.RemoveForReinit(ctx, allowed(t, p)))
 	if d, err := p.DataDir(ctx); err != nil || d.State != Empty {
 		t.Errorf("after: %+v %v", d, err)
 	}

@@ -68,7 +68,7 @@ func TestWhatIsInsideIsNotRemoved(t *testing.T) {
 					t.Fatalf("%s: something has changed", what)
 				}
 			}
-			refused("a reinit", p.RemoveForReinit(ctx, allowed()))
+			refused("a reinit", p.RemoveForReinit(ctx, allowed(t, p)))
 			if d, err := p.DataDir(ctx); err != nil || d.State != Valid {
 				t.Errorf("%+v %v", d, err)
 			}
@@ -93,7 +93,7 @@ func TestWhatIsInsideIsNotRemoved(t *testing.T) {
 			removed = true
 		})
 	}
-	must(t, p.RemoveForReinit(ctx, allowed()))
+	must(t, p.RemoveForReinit(ctx, allowed(t, p)))
 	if left, err := os.ReadDir(precious); err != nil || len(left) != 1 {
 		t.Errorf("%v %v", left, err)
 	}

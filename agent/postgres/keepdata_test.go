@@ -11,9 +11,6 @@ import (
 	"testing"
 )
 
-// reinit is what an operator's request gives.
-var reinit = Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "the test"}
-
 // A method that keeps data (pgBackRest's --delta, rsync) is broken off half-way: what is
 // there is no data directory, whatever it looks like, until a method has ended.
 func TestKeptDataOfAMethodThatBreaksOff(t *testing.T) {
@@ -78,7 +75,7 @@ esac
 
 	t.Run("it fails: what is there stays, and serves the next try", func(t *testing.T) {
 		mode("fail")
-		must(t, b.RemoveForReinit(ctx, reinit))
+		must(t, b.RemoveForReinit(ctx, allowed(t, b)))
 		unusable(t, b)
 		for range 2 {
 			if err := b.MakeReplica(ctx, &up, id, nil); err == nil || !strings.Contains(err.Error(), "no repository") {
@@ -90,7 +87,7 @@ esac
 			t.Errorf("the tries found %q", got)
 		}
 		t.Run("asked for again", func(t *testing.T) {
-			must(t, b.RemoveForReinit(ctx, reinit))
+			must(t, b.RemoveForReinit(ctx, allowed(t, b)))
 			unusable(t, b)
 		})
 		mode("copy")
@@ -102,7 +99,7 @@ esac
 
 	t.Run("its agent is killed", func(t *testing.T) {
 		mode("hang")
-		must(t, b.RemoveForReinit(ctx, reinit))
+		must(t, b.RemoveForReinit(ctx, allowed(t, b)))
 		// The agent that is killed: its method is left behind.
 		orphan := exec.Command("sh", filepath.Join(dir, "delta"), "--datadir="+b.dataDir)
 		orphan.Env = append(os.Environ(), methodMark+"="+b.dataDir)
@@ -127,7 +124,7 @@ esac
 	t.Run("it is called off", func(t *testing.T) {
 		must(t, os.Remove(began))
 		mode("hang")
-		must(t, b.RemoveForReinit(ctx, reinit))
+		must(t, b.RemoveForReinit(ctx, allowed(t, b)))
 		limited, cancel := context.WithCancel(ctx)
 		ended := make(chan error, 1)
 		go func() { ended <- b.MakeReplica(limited, &up, id, nil) }()
@@ -164,7 +161,7 @@ esac
 					getDatadir+fmt.Sprintf(`rm -rf "$d"/*; cp -a "%s/." "$d"; exit %d`, other.dataDir, exit))}}
 				b.Reconfigure(local)
 				if d, err := b.DataDir(ctx); err != nil || d.State != Empty {
-					must(t, b.RemoveForReinit(ctx, reinit))
+					must(t, b.RemoveForReinit(ctx, allowed(t, b)))
 				}
 				if err := b.MakeReplica(ctx, &up, id, nil); err == nil {
 					t.Error("it was taken")

@@ -37,7 +37,7 @@ func TestDataThatWereReplaced(t *testing.T) {
 
 	// Removed for a new clone: noted before, and anew.
 	must(t, b.Stop(ctx, Fast))
-	must(t, b.RemoveForReinit(ctx, allowed()))
+	must(t, b.RemoveForReinit(ctx, allowed(t, b)))
 	removed := b.Loss()
 	if removed == nil || removed.ID == cloned.ID || removed.LSN != 0 {
 		t.Fatalf("after the removal: %+v", removed)

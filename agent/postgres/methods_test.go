@@ -154,7 +154,7 @@ func TestMethods(t *testing.T) {
 			local := *b.local.Load()
 			local.CreateReplica = []string{"touched"}
 			b.Reconfigure(local)
-			must(t, b.RemoveForReinit(ctx, Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "the test"}))
+			must(t, b.RemoveForReinit(ctx, allowed(t, b)))
 			if d, err := b.DataDir(ctx); err != nil || d.State != Incomplete {
 				t.Errorf("before the method: %+v %v", d, err)
 			}

@@ -48,7 +48,7 @@ func TestGroupAccess(t *testing.T) {
 		caughtUp(ctx, t, a, b)
 		check(b, 0o750, 0o640)
 		must(t, b.Stop(ctx, Fast))
-		must(t, b.RemoveForReinit(ctx, allowed()))
+		must(t, b.RemoveForReinit(ctx, allowed(t, b)))
 	}
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	follow(ctx, t, b, a)

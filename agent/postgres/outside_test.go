@@ -45,7 +45,7 @@ func TestWALAndTablespacesOutside(t *testing.T) {
 	must(t, c.BaseBackup(ctx, upstream(a), nil))
 	put(t, filepath.Join(dir, "c-wal", "precious"), "x")
 	before := listing(t, dir)
-	if err := c.RemoveForReinit(ctx, allowed()); err == nil || !strings.Contains(err.Error(), "precious") {
+	if err := c.RemoveForReinit(ctx, allowed(t, c)); err == nil || !strings.Contains(err.Error(), "precious") {
 		t.Errorf("%v", err)
 	}
 	if d, err := c.DataDir(ctx); err != nil || d.State != Valid {
@@ -56,7 +56,7 @@ func TestWALAndTablespacesOutside(t *testing.T) {
 	}
 	must(t, os.Remove(filepath.Join(dir, "c-wal", "precious")))
 	for range 2 {
-		must(t, c.RemoveForReinit(ctx, allowed()))
+		must(t, c.RemoveForReinit(ctx, allowed(t, c)))
 		must(t, c.BaseBackup(ctx, upstream(a), nil))
 	}
 	// WAL of another cluster under the link.
@@ -65,7 +65,7 @@ func TestWALAndTablespacesOutside(t *testing.T) {
 	must(t, os.Rename(other.inData("pg_wal"), filepath.Join(dir, "other-wal")))
 	must(t, os.Remove(c.inData("pg_wal")))
 	must(t, os.Symlink(filepath.Join(dir, "other-wal"), c.inData("pg_wal")))
-	if err := c.RemoveForReinit(ctx, allowed()); err == nil || !strings.Contains(err.Error(), "another cluster") {
+	if err := c.RemoveForReinit(ctx, allowed(t, c)); err == nil || !strings.Contains(err.Error(), "another cluster") {
 		t.Errorf("%v", err)
 	}
 	if found, _ := filepath.Glob(filepath.Join(dir, "other-wal", "0*")); len(found) == 0 {
@@ -243,7 +243,7 @@ func TestNeighboursTablespace(t *testing.T) {
 	must(t, src.Start(ctx, StartAs{Role: Primary}))
 	for what, try := range map[string]func() error{
 		"started": func() error { return p.Start(ctx, StartAs{Role: Primary}) },
-		"removed": func() error { return p.RemoveForReinit(ctx, allowed()) },
+		"removed": func() error { return p.RemoveForReinit(ctx, allowed(t, p)) },
 	} {
 		if err := try(); err == nil || !strings.Contains(err.Error(), "another PostgreSQL (pid ") {
 			t.Errorf("%s: %v", what, err)
@@ -291,14 +291,14 @@ func TestNeighbourWhoseDiskHangs(t *testing.T) {
 	must(t, os.Symlink(disk, src.inData("pg_tblspc/99999")))
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
 	must(t, p.Stop(ctx, Fast))
-	if err := p.RemoveForReinit(ctx, allowed()); err == nil || !strings.Contains(err.Error(), "whose disk does not answer, may use it") {
+	if err := p.RemoveForReinit(ctx, allowed(t, p)); err == nil || !strings.Contains(err.Error(), "whose disk does not answer, may use it") {
 		t.Errorf("removed: %v", err)
 	}
 	if segments, _ := filepath.Glob(filepath.Join(wal, "0*")); len(segments) == 0 {
 		t.Error("WAL that a neighbour may use is gone")
 	}
 	answer()
-	must(t, p.RemoveForReinit(ctx, allowed()))
+	must(t, p.RemoveForReinit(ctx, allowed(t, p)))
 }
 
 // mountSilent mounts a file system that answers nothing until answer is called, and then

@@ -234,7 +234,7 @@ func TestReinitLeavesARestoreAlone(t *testing.T) {
 	must(t, p.SetAside())
 	put(t, p.inData("copied back by hand"), "x")
 	give(t, p, dir)
-	if err := p.RemoveForReinit(ctx, allowed()); err == nil || !strings.Contains(err.Error(), "a restore has not ended") {
+	if err := p.RemoveForReinit(ctx, allowed(t, p)); err == nil || !strings.Contains(err.Error(), "a restore has not ended") {
 		t.Errorf("%v", err)
 	}
 	if _, err := os.Stat(p.inData("copied back by hand")); err != nil {

@@ -42,7 +42,7 @@ func TestSlotThatHasLostItsWAL(t *testing.T) {
 	observe(ctx, t, a, "its slot has lost its WAL", func(s State) bool {
 		return slices.ContainsFunc(s.Slots, func(s pg.Slot) bool { return s.Name == "b" && s.Lost })
 	})
-	must(t, b.RemoveForReinit(ctx, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "this test"}))
+	must(t, b.RemoveForReinit(ctx, allowed(t, b)))
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	keepSlots(ctx, t, a, "b")
 	if got := status(); got == "lost" {

@@ -151,7 +151,7 @@ func TestUpgradeData(t *testing.T) {
 	untouched := func() {
 		t.Helper()
 		refused("start", "has not ended", a.Start(ctx, StartAs{Role: Primary}))
-		refused("removed to be cloned anew", "has not ended", a.RemoveForReinit(ctx, Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "an operator"}))
+		refused("removed to be cloned anew", "has not ended", a.RemoveForReinit(ctx, allowed(t, a)))
 	}
 	untouched()
 	prewarmed, err := os.Stat(a.inData(prewarmFile))
@@ -432,7 +432,7 @@ func TestUndoUpgradeNothingElse(t *testing.T) {
 			if d, err := p.DataDir(ctx); err != nil || d.State != Foreign && d.State != Upgrading {
 				t.Errorf("%+v, %v", d, err)
 			}
-			if err := p.RemoveForReinit(ctx, Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "an operator"}); err == nil {
+			if err := p.RemoveForReinit(ctx, allowed(t, p)); err == nil {
 				t.Error("removed to be cloned anew")
 			}
 			if err := p.PlaceUpgraded(); err == nil {
