@@ -174,6 +174,7 @@ type quiet struct{}
 func (quiet) Ready()                        {}
 func (quiet) Alive()                        {}
 func (quiet) KeepAliveEvery() time.Duration { return 0 }
+func (quiet) MayHang(time.Duration)         {}
 func (quiet) Status(string)                 {}
 
 // benchBouncer is a bouncer with a thousand shards beside a console that costs nothing, of which

@@ -144,6 +144,7 @@ func runUntilChanged(
 	if left := environ.Withheld(c.PassEnvironment); len(left) > 0 && c.RunsPrograms() {
 		log.Info().Strs("variables", left).Msg("environment variables are not handed on to PgBouncer and commands; name in pass_environment those that they need")
 	}
+	manager.MayHang(c.MaxHold() + pooler.DeadmanGrace)
 	b := newBouncer(c, log, pool, url)
 	b.presence.session = cmp.Or(*session, b.presence.session)
 	b.presence.stays = func() bool {

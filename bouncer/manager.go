@@ -25,6 +25,10 @@ type Manager interface {
 	Alive()
 	// KeepAliveEvery is how often Alive must be called at the least; zero: never.
 	KeepAliveEvery() time.Duration
+	// MayHang says how much later than that Alive may come before the bouncer is started anew: the
+	// dead man's timer has yet to release the clients that a loop holds which hangs. The next
+	// bouncer would hold them anew.
+	MayHang(longest time.Duration)
 	// Status says in one line how things are.
 	Status(text string)
 }

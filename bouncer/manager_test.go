@@ -16,14 +16,28 @@ type manager struct {
 	ready, alive atomic.Int64
 	every        time.Duration
 	status       atomic.Value
+	// came is when the loop came round last, patience how much longer than the unit says it may be away.
+	came     atomic.Pointer[time.Time]
+	patience atomic.Int64
 }
 
 var _ Manager = (*manager)(nil)
 
 func (m *manager) Ready()                        { m.ready.Add(1) }
-func (m *manager) Alive()                        { m.alive.Add(1) }
 func (m *manager) KeepAliveEvery() time.Duration { return m.every }
+func (m *manager) MayHang(longest time.Duration) { m.patience.Store(int64(longest)) }
 func (m *manager) Status(text string)            { m.status.Store(text) }
+
+func (m *manager) Alive() {
+	now := time.Now()
+	m.came.Store(&now)
+	m.alive.Add(1)
+}
+
+// late is for how long the loop has not come round, allowed for how long it may: three times within that
+// systemd.Notifier wants to hear of it.
+func (m *manager) late() time.Duration    { return time.Since(*m.came.Load()) }
+func (m *manager) allowed() time.Duration { return 3*m.every + time.Duration(m.patience.Load()) }
 
 func (w *world) awaitReady(times int64) {
 	w.t.Helper()

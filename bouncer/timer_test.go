@@ -63,34 +63,51 @@ func TestTimerFiresWhateverFails(t *testing.T) {
 	}
 }
 
-// It fires also when the loop that holds clients hangs, here on its template.
-func TestTimerFiresWhenTheLoopHangs(t *testing.T) {
-	t.Parallel() // it waits
-	w := newWorld(t, func(c *config.Config) { c.Template, c.HoldTimeout = c.PgBouncer.Config+".ctmpl", shortHold })
+// hanging is a world whose bouncer renders a template of its own. hang has every read of it wait
+// until release is called, or the test ends.
+func hanging(t *testing.T) (w *world, hang, release func()) {
+	t.Helper()
+	w = newWorld(t, func(c *config.Config) { c.Template, c.HoldTimeout = c.PgBouncer.Config+".ctmpl", shortHold })
 	text, err := templates.Read(templates.PgBouncer)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.write("pgbouncer.ini.ctmpl", string(text))
-	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
-	w.bouncer()
-	w.pgbouncer()
-	w.awaitLeader(0)
-	client := w.connect("s1")
-	if err := errors.Join(os.Remove(w.config.Template), syscall.Mkfifo(w.config.Template, 0o644)); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { // whoever reads it goes on
+	release = func() { // whoever reads it goes on
 		if f, err := os.OpenFile(w.config.Template, os.O_RDWR|syscall.O_NONBLOCK, 0); err == nil {
 			_, _ = f.Write(text)
 			_ = os.Remove(w.config.Template)
 			_ = f.Close()
 		}
-	})
+	}
+	hang = func() {
+		if err := errors.Join(os.Remove(w.config.Template), syscall.Mkfifo(w.config.Template, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return w, hang, release
+}
+
+// It fires also when the loop that holds clients hangs, here on its template; and before the bouncer
+// is started anew for that: the next one would hang as well, and hold them anew.
+func TestTimerFiresWhenTheLoopHangs(t *testing.T) {
+	t.Parallel() // it waits
+	w, hang, release := hanging(t)
+	w.manager.every = 300 * time.Millisecond // of a unit whose WatchdogSec is less than hold_timeout
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	t.Cleanup(release) // before the bouncer is stopped
+	w.pgbouncer()
+	w.awaitLeader(0)
+	client := w.connect("s1")
+	hang()
 	w.put(w.keys.Route(), w.route(0, cluster.RouteDown))
 	w.awaitPaused(true)
 	if got := w.where(client); got != 0 { // waits for the timer
 		t.Fatalf("query went to member %d", got)
+	}
+	if late, allowed := w.manager.late(), w.manager.allowed(); late > allowed {
+		t.Errorf("the timer fired when the loop had been away for %s, systemd ends the bouncer after %s", late, allowed)
 	}
 	if !strings.Contains(w.log.String(), "the loop that holds clients hangs") {
 		t.Error("not told")

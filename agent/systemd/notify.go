@@ -53,6 +53,15 @@ func (n *Notifier) KeepAliveEvery() time.Duration {
 	return n.watchdog / 3
 }
 
+// MayHang says how much longer than the unit's WatchdogSec Alive may fail to come, from now on,
+// before systemd starts the service anew. How often it is to come stays.
+func (n *Notifier) MayHang(longest time.Duration) {
+	if n == nil || n.watchdog == 0 {
+		return
+	}
+	n.leave(fmt.Sprintf("WATCHDOG_USEC=%d", (n.watchdog + longest).Microseconds()))
+}
+
 // Ready says that the service has started, or that a reload is over.
 func (n *Notifier) Ready() { n.leave(daemon.SdNotifyReady) }
 

@@ -77,6 +77,10 @@ func TestNotifier(t *testing.T) {
 	if got := hear(t, said); got != "WATCHDOG=1" {
 		t.Fatalf("systemd heard %q, want a keepalive", got)
 	}
+	n.MayHang(32 * time.Second)
+	if got := hear(t, said); got != "WATCHDOG_USEC=62000000" || n.KeepAliveEvery() != 10*time.Second {
+		t.Fatalf("systemd heard %q, want the unit's 30 s and 32 s; keepalives every %s", got, n.KeepAliveEvery())
+	}
 	n.Stopping()
 	cancel()
 	if err := <-ended; err != nil {
@@ -96,6 +100,7 @@ func TestNotStartedBySystemd(t *testing.T) {
 	n.Ready()
 	n.Status("replica")
 	n.Alive()
+	n.MayHang(time.Second)
 	if err := n.Run(t.Context()); err != nil || n.KeepAliveEvery() != 0 {
 		t.Fatal(err)
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
-// deadmanGrace is how much longer than its deadline a hold may last before somebody else
+// DeadmanGrace is how much longer than its deadline a hold may last before somebody else
 // than the reconciler ends it.
-const deadmanGrace = 2 * time.Second
+const DeadmanGrace = 2 * time.Second
 
 // deadmanRetry is the pause before it is tried again to release clients.
 const deadmanRetry = 250 * time.Millisecond
@@ -57,7 +57,7 @@ func (d *Deadman) overdue(now time.Time) (names []string, next time.Duration) {
 	defer d.mu.Unlock()
 	next = time.Hour
 	for name, until := range d.until {
-		if left := until.Add(deadmanGrace).Sub(now); left > 0 {
+		if left := until.Add(DeadmanGrace).Sub(now); left > 0 {
 			next = min(next, left)
 		} else {
 			names = append(names, name)
