@@ -343,12 +343,17 @@ func primariesOf(known *viewed) []pooler.Primary {
 // run runs all parts and waits for all of them.
 func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(parent)
-	var parts sync.WaitGroup
+	// A part may hang, on a disk for one, with clients held: the timers go on until all have ended.
+	endless, end := context.WithCancel(context.WithoutCancel(parent))
+	var parts, timers sync.WaitGroup
+	for _, p := range b.processes.all {
+		timers.Go(func() { p.reconciler.deadman.Run(endless) })
+	}
 	running := []func(context.Context){
 		b.watcher.Watch, b.watcher.WatchHandovers, b.watcher.Serve, b.watcher.Pace, b.patroni.Run, b.presence.run, b.state.run,
 	}
 	for _, p := range b.processes.all {
-		running = append(running, p.reconciler.run, p.reconciler.deadman.Run, p.reconciler.connCloser.Run, p.reconciler.healthProber.Run, p.link.Run)
+		running = append(running, p.reconciler.run, p.reconciler.connCloser.Run, p.reconciler.healthProber.Run, p.link.Run)
 	}
 	for _, part := range running {
 		parts.Go(func() { part(ctx) })
@@ -362,6 +367,8 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	err := b.api.serve(ctx, listener)
 	cancel()
 	parts.Wait()
+	end()
+	timers.Wait()
 	for _, p := range b.processes.all {
 		p.reconciler.renderer.Close()
 	}

@@ -113,3 +113,32 @@ func TestTimerFiresWhenTheLoopHangs(t *testing.T) {
 		t.Error("not told")
 	}
 }
+
+// A change of the configuration takes the timer away no sooner than the loop has ended that holds clients,
+// which may hang; nor does the bouncer's end.
+func TestTimerFiresWhenTheLoopHangsOverSIGHUP(t *testing.T) {
+	t.Parallel() // it waits
+	for _, event := range []string{"SIGHUP", "SIGTERM"} {
+		t.Run(event, func(t *testing.T) {
+			t.Parallel()
+			w, hang, release := hanging(t)
+			w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+			stop := w.bouncer()
+			t.Cleanup(release)
+			w.pgbouncer()
+			w.awaitLeader(0)
+			client := w.connect("s1")
+			hang()
+			w.put(w.keys.Route(), w.route(0, cluster.RouteDown))
+			w.awaitPaused(true)
+			if event == "SIGHUP" {
+				w.changes <- w.config
+			} else {
+				go stop()
+			}
+			if got := w.where(client); got != 0 { // waits for the timer
+				t.Fatalf("query went to member %d", got)
+			}
+		})
+	}
+}

@@ -67,7 +67,7 @@ func (d *Deadman) overdue(now time.Time) (names []string, next time.Duration) {
 	return names, next
 }
 
-// Run watches until ctx is done.
+// Run watches until ctx is done, which is not before all else has ended.
 func (d *Deadman) Run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
