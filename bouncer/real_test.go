@@ -42,6 +42,8 @@ type world struct {
 	changes chan config.Config
 	manager *manager
 	page    NewPage
+	// stop ends the bouncer that waiting has started.
+	stop func()
 	// timeline and leader are those of the last route.
 	timeline, leader int
 	console          *pgbouncer.Conn // the last that admin has opened

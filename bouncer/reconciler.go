@@ -108,6 +108,9 @@ type reconciler struct {
 	// strangers are the databases that somebody else has paused, on the console, as they
 	// are written down.
 	strangers    []string
+	// doubted are the databases that an earlier bouncer has left paused, by where they led at the first
+	// look, until their primary is asked.
+	doubted      map[string]pgbouncer.Address
 	observed     bool // PgBouncer was, since it came up
 	everObserved bool // any was
 	unheld       bool // a PAUSE has to be tried again
@@ -195,6 +198,7 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	}
 	c.observe(ctx, link)
 	known, pauses := c.views(version), c.operators.all()
+	c.doubt(known)
 	views, all := make([]*shard, len(known.views)), make([]shard, len(known.views))
 	for i, v := range known.views {
 		all[i] = shard{Shard: v, unhealthy: c.healthProber.Unhealthy(v.ID, v.Route.Leader), handover: c.handovers.Holds(v.ID, v.Route, v.Index)}
@@ -230,6 +234,29 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	c.publish(views, known.left)
 	c.report(link, views, err)
 	return c.next(link)
+}
+
+// doubt has the primaries asked to which clients led that an earlier bouncer has left waiting, perhaps as they
+// do not answer: until then nobody is released for one. A shard that Consul says something else of has no such
+// primary, or will have one that Consul has just told of.
+func (c *reconciler) doubt(known *viewed) {
+	maps.DeleteFunc(c.doubted, func(name string, _ pgbouncer.Address) bool { _, ours := c.ours[name]; return !ours })
+	if len(c.doubted) == 0 {
+		return
+	}
+	for _, v := range known.views {
+		leader := pgbouncer.Address{Host: v.Route.Leader.Host, Port: v.Route.Leader.Port}
+		for _, name := range c.written(&shard{Shard: v}) {
+			at, doubted := c.doubted[name]
+			leads := at == leader && v.Route.State == cluster.RouteOpen
+			if doubted && leads {
+				c.healthProber.Doubt(v.ID, v.Route.Leader, known.number)
+			}
+			if leads || v.Confirmed {
+				delete(c.doubted, name)
+			}
+		}
+	}
 }
 
 // forgetHolds lets the holds go of shards that there are no more.
@@ -326,6 +353,10 @@ func (c *reconciler) observe(ctx context.Context, link pooler.LinkState) {
 		for name, d := range standing {
 			if d.Paused && !c.everObserved && !slices.Contains(c.strangers, name) {
 				c.ours[name] = time.Time{}
+				if c.doubted == nil {
+					c.doubted = map[string]pgbouncer.Address{}
+				}
+				c.doubted[name] = addressOf(d)
 			}
 		}
 		c.observed, c.everObserved = true, true

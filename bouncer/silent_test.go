@@ -155,7 +155,7 @@ func (w *world) waiting(prepare func(member cluster.RouteMember)) (answer <-chan
 	r := w.route(0, cluster.RouteOpen)
 	r.Leader = member
 	w.put(w.keys.Route(), r)
-	w.bouncer()
+	w.stop = w.bouncer()
 	w.pgbouncer()
 	w.awaitHealthy()
 	client := w.connect("s1")

@@ -84,7 +84,28 @@ func NewHealthProber(c config.Config, log zerolog.Logger, l *Link) *HealthProber
 }
 
 // failure is why a primary cannot be used.
-type failure struct{ address, reason string }
+type failure struct {
+	address, reason string
+	// doubted: it has not been asked yet. since is the number of the primaries (Changes) at which that
+	// began: those of before it say nothing of it.
+	doubted bool
+	since   uint64
+}
+
+// Doubt takes the primary of a shard for unhealthy until it was asked: an earlier bouncer has left clients
+// waiting for it, perhaps as it does not answer. changes is the number of the primaries that it is one of.
+func (s *HealthProber) Doubt(id config.ShardID, leader cluster.RouteMember, changes uint64) {
+	s.mu.Lock()
+	address := addressOf(leader)
+	if s.unhealthy[id].address != address {
+		s.unhealthy[id] = failure{address: address, doubted: true, since: changes}
+	}
+	s.mu.Unlock()
+	select {
+	case s.hurry <- struct{}{}:
+	default:
+	}
+}
 
 // ClientCounts counts clients.
 type ClientCounts struct {
@@ -233,7 +254,7 @@ func (s *HealthProber) Run(ctx context.Context) {
 				s.listensOn(known)
 			}
 			begun := time.Now()
-			list := s.suspects(ctx, console, known, working)
+			list := s.suspects(ctx, console, known, changes, working)
 			hurry.SetLimit(rate.Every(atOnce(time.Since(begun))))
 			probes.start(ctx, list)
 		}
@@ -265,7 +286,7 @@ type suspect struct {
 // suspects lists the shards whose primary is to be probed: those of pools that
 // have no working connection, but had some or need some; those whose clients wait
 // though there are connections; and all that are unhealthy.
-func (s *HealthProber) suspects(ctx context.Context, console *Console, o owners, working map[string]int) (list []suspect) {
+func (s *HealthProber) suspects(ctx context.Context, console *Console, o owners, changes uint64, working map[string]int) (list []suspect) {
 	var pools []pgbouncer.Pool
 	conn, err := console.use(ctx)
 	if err == nil {
@@ -303,7 +324,7 @@ func (s *HealthProber) suspects(ctx context.Context, console *Console, o owners,
 			}
 		}
 	}
-	for _, v := range s.keepUnhealthy(o) {
+	for _, v := range s.keepUnhealthy(o, changes) {
 		suspected[v] = false
 	}
 	for v, has := range suspected {
@@ -317,14 +338,19 @@ func (s *HealthProber) suspects(ctx context.Context, console *Console, o owners,
 }
 
 // keepUnhealthy lists the shards whose primary is unhealthy, and forgets primaries that are
-// none any more.
-func (s *HealthProber) keepUnhealthy(o owners) (list []*Primary) {
+// none any more. changes is the number of the primaries.
+func (s *HealthProber) keepUnhealthy(o owners, changes uint64) (list []*Primary) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.unhealthy) == 0 {
 		return nil
 	}
 	keep := map[config.ShardID]failure{}
+	for id, one := range s.unhealthy {
+		if one.doubted && one.since > changes {
+			keep[id] = one
+		}
+	}
 	for v := range o.all() {
 		if one := s.unhealthy[v.ID]; one.address == v.address() {
 			keep[v.ID] = one

@@ -156,8 +156,9 @@ func (p *prober) found(ctx context.Context, v *Primary, primary bool, err error)
 	p.mu.Lock()
 	before := p.unhealthy[v.ID]
 	was := before.address == v.address()
+	told := was && !before.doubted
 	if err != nil {
-		p.unhealthy[v.ID] = failure{v.address(), err.Error()}
+		p.unhealthy[v.ID] = failure{address: v.address(), reason: err.Error()}
 	}
 	p.mu.Unlock()
 	switch {
@@ -167,7 +168,7 @@ func (p *prober) found(ctx context.Context, v *Primary, primary bool, err error)
 		case <-ctx.Done():
 		}
 	case err == nil:
-	case !was:
+	case !told:
 		p.log.Warn().Err(err).Str("shard", string(v.ID)).Str("leader", v.Leader.Name).Msg("the primary does not answer")
 		p.Notify()
 	case errors.Is(err, errReplica) && before.reason != err.Error():
@@ -178,7 +179,7 @@ func (p *prober) found(ctx context.Context, v *Primary, primary bool, err error)
 
 // confirm lets those go on that answer again, until ctx is done. They may have been
 // deposed meanwhile, and serve as a replica: clients are sent there only when
-// Consul still says that it leads. While Consul does not answer, its own word that
+// Consul still says that it leads; one that was only doubted is asked once. While Consul does not answer, its own word that
 // it is a primary will do: members run one only as long as nobody else may.
 func (p *prober) confirm(ctx context.Context) {
 	for {
@@ -204,10 +205,10 @@ func (p *prober) confirm(ctx context.Context) {
 		changed := false
 		p.mu.Lock()
 		for _, one := range batch {
-			if (confirmed || one.is) && p.unhealthy[one.ID].address == one.address() {
+			if was := p.unhealthy[one.ID]; (confirmed || one.is || was.doubted) && was.address == one.address() {
 				delete(p.unhealthy, one.ID)
 				changed = true
-				if !confirmed {
+				if !confirmed && !was.doubted {
 					p.log.Warn().Str("shard", string(one.ID)).Str("leader", one.Leader.Name).
 						Msg("the primary answers again and says that it is one, though Consul cannot be asked")
 				}
