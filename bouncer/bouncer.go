@@ -72,11 +72,11 @@ func Run(ctx context.Context, c config.Config, changes <-chan config.Config, man
 	good := c // ran until it was changed
 	var (
 		address keptListener
-		session string // in Consul, from one configuration to the next
+		before  *bouncer // with the configuration before
 	)
 	defer address.close()
 	for restarted := false; ; restarted = true {
-		next, err := runUntilChanged(ctx, c, &address, &session, changes, manager, page, restarted, log)
+		next, err := runUntilChanged(ctx, c, &address, &before, changes, manager, page, restarted, log)
 		switch {
 		case err != nil && (!restarted || ctx.Err() != nil):
 			return err
@@ -105,7 +105,7 @@ func Run(ctx context.Context, c config.Config, changes <-chan config.Config, man
 // runUntilChanged runs with one configuration and returns the one to go on with,
 // nil when ctx is done.
 func runUntilChanged(
-	parent context.Context, c config.Config, address *keptListener, session *string, changes <-chan config.Config, manager Manager, page NewPage, restarted bool, log zerolog.Logger,
+	parent context.Context, c config.Config, address *keptListener, before **bouncer, changes <-chan config.Config, manager Manager, page NewPage, restarted bool, log zerolog.Logger,
 ) (*config.Config, error) {
 	clients, err := consul.NewClients(c)
 	if err != nil {
@@ -146,7 +146,10 @@ func runUntilChanged(
 	}
 	manager.MayHang(c.MaxHold() + pooler.DeadmanGrace)
 	b := newBouncer(c, log, pool, url)
-	b.presence.session = cmp.Or(*session, b.presence.session)
+	if *before != nil {
+		b.goOn(*before)
+	}
+	*before = b
 	b.presence.stays = func() bool {
 		changed := next.Load()
 		return changed != nil && parent.Err() == nil && samePresence(c, *changed)
@@ -163,10 +166,24 @@ func runUntilChanged(
 		co.dropped = func() bool { changed := next.Load(); return changed != nil && !looksAfter(*changed, co.config) }
 	}
 	err = b.run(ctx, listener)
-	*session = b.presence.session
 	cancel()
 	waiting.Wait()
 	return next.Load(), err
+}
+
+// goOn takes over what was known with the configuration before, as far as this one still has it.
+func (b *bouncer) goOn(before *bouncer) {
+	b.presence.session = cmp.Or(before.presence.session, b.presence.session)
+	if b.config.RoutesPrefix == before.config.RoutesPrefix {
+		b.handovers.GoOn(before.handovers)
+	}
+	for _, p := range b.processes.all {
+		for _, old := range before.processes.all {
+			if looksAfter(p.config, old.config) {
+				p.reconciler.goOn(old.reconciler)
+			}
+		}
+	}
 }
 
 // looksAfter reports whether a configuration has the process of PgBouncer that is the only one

@@ -143,6 +143,19 @@ type reconciler struct {
 	unkept error // why what is in place may not last
 }
 
+// goOn takes over what the loop of the configuration before knew of the same PgBouncer: a hold lasts no longer,
+// and begins no more once it is over, because a file was read again, nor does a dead primary live.
+func (c *reconciler) goOn(before *reconciler) {
+	latest := time.Now().Add(c.config.MaxHold())
+	for _, h := range before.holds {
+		if h.deadline.After(latest) {
+			h.deadline = latest
+		}
+	}
+	c.holds, c.ours, c.doubted, c.everObserved = before.holds, before.ours, before.doubted, before.everObserved
+	c.healthProber.GoOn(before.healthProber)
+}
+
 // notify wakes the reconciler.
 func (c *reconciler) notify() {
 	select {

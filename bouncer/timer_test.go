@@ -142,3 +142,54 @@ func TestTimerFiresWhenTheLoopHangsOverSIGHUP(t *testing.T) {
 		})
 	}
 }
+
+// A change of the configuration neither makes a hold last longer nor begins one anew that is over: clients would
+// wait for ever behind a file that is written all the time.
+func TestSIGHUPRenewsNoHold(t *testing.T) {
+	t.Parallel() // it waits
+	w := newWorld(t, func(c *config.Config) { c.HoldTimeout = 4 })
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	client := w.connect("s1")
+	w.put(w.keys.Route(), w.route(0, cluster.RouteDown))
+	w.awaitPaused(true)
+	change := func() {
+		t.Helper()
+		looked := strings.Count(w.log.String(), "RELOAD done")
+		w.changes <- w.config
+		w.await("the configuration being in place", func() error {
+			if strings.Count(w.log.String(), "RELOAD done") == looked {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+	}
+	answer := make(chan error, 1)
+	go func() {
+		_, err := w.ask(w.ctx, client)
+		answer <- err
+	}()
+	for waits := true; waits; {
+		select {
+		case err := <-answer: // by the timer
+			if waits = false; err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(time.Second):
+			change()
+		}
+	}
+	if change(); w.paused() {
+		t.Error("the hold began anew")
+	}
+	if n := strings.Count(w.log.String(), "holding clients"); n != 1 {
+		t.Errorf("%d holds", n)
+	}
+	// It is over, but not forgotten: the next primary ends it, and the hold after that is a new one.
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	w.put(w.keys.Route(), w.route(1, cluster.RouteDown))
+	w.awaitPaused(true)
+}

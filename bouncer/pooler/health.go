@@ -86,10 +86,22 @@ func NewHealthProber(c config.Config, log zerolog.Logger, l *Link) *HealthProber
 // failure is why a primary cannot be used.
 type failure struct {
 	address, reason string
-	// doubted: it has not been asked yet. since is the number of the primaries (Changes) at which that
-	// began: those of before it say nothing of it.
+	// doubted: it has not been asked yet.
 	doubted bool
-	since   uint64
+	// since is the number of the primaries (Changes) at which it became known without a look: those of before say nothing of it.
+	since uint64
+}
+
+// GoOn takes over what was found under the configuration before.
+func (s *HealthProber) GoOn(before *HealthProber) {
+	before.mu.Lock()
+	defer before.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, one := range before.unhealthy {
+		one.since = 1 // none are known yet
+		s.unhealthy[id] = one
+	}
 }
 
 // Doubt takes the primary of a shard for unhealthy until it was asked: an earlier bouncer has left clients
@@ -347,7 +359,7 @@ func (s *HealthProber) keepUnhealthy(o owners, changes uint64) (list []*Primary)
 	}
 	keep := map[config.ShardID]failure{}
 	for id, one := range s.unhealthy {
-		if one.doubted && one.since > changes {
+		if one.since > changes {
 			keep[id] = one
 		}
 	}

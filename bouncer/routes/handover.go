@@ -68,6 +68,28 @@ func NewHandovers(keys cluster.Keys, serves func(config.ShardID) bool) *Handover
 	return &Handovers{keys: keys, serves: serves, clock: time.Now, begun: time.Now(), all: map[config.ShardID]*handover{}, answered: make(chan struct{}), paces: map[config.ShardID]*rate.Limiter{}}
 }
 
+// GoOn takes over the handovers that were known under the configuration before, of the same routes: none is
+// followed for longer, or again, because a file was read again. What has ended meanwhile the first list
+// tells, and no leader has an answer yet.
+func (h *Handovers) GoOn(before *Handovers) {
+	before.mu.Lock()
+	defer before.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.index, h.eras, h.paces = before.index, before.eras, before.paces
+	for id, one := range before.all {
+		if !h.serves(id) {
+			continue
+		}
+		kept := *one
+		kept.answer, kept.answered = cluster.HandoverAnswer{}, make(chan struct{})
+		if !kept.over {
+			kept.ended = time.Time{} // its end is heard of again, and the route read then
+		}
+		h.all[id] = &kept
+	}
+}
+
 // merge takes in what a list of all handovers says, which Consul had at index.
 // ended: the routes must be read. problems are those that are new.
 func (h *Handovers) merge(pairs api.KVPairs, index uint64) (changed, ended bool, problems []problem) {

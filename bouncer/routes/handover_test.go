@@ -286,3 +286,76 @@ func TestHandoversHaveAPace(t *testing.T) {
 		t.Error("later there is not one a second")
 	}
 }
+
+// A change of the configuration makes no handover last longer, nor begin again; one that went on goes on.
+func TestHandoverIsFollowedOnceOverAConfiguration(t *testing.T) {
+	announced := func(t *testing.T) *api.KVPair { return handoverPair(t, "x", cluster.HandoverAnnounced, 10, "session") }
+	change := func(c *handoverCase) {
+		next := newHandoverCase(c.t)
+		next.h.clock = c.h.clock
+		next.h.GoOn(c.h)
+		c.h = next.h
+	}
+	holds := func(c *handoverCase) bool { return c.holds("db1", 1, cluster.RouteOpen, 5) }
+	for name, run := range map[string]func(*testing.T, *handoverCase){
+		"its deadline stays": func(t *testing.T, c *handoverCase) {
+			for range 3 {
+				if !holds(c) {
+					t.Fatal("it holds nobody")
+				}
+				c.now = c.now.Add(4 * time.Second)
+				change(c)
+				c.see(10, announced(t))
+			}
+			if holds(c) {
+				t.Error("it holds after its deadline")
+			}
+		},
+		"what is over stays over": func(t *testing.T, c *handoverCase) {
+			c.now = c.now.Add(time.Minute)
+			if holds(c) {
+				t.Fatal("it holds after its deadline")
+			}
+			change(c)
+			if c.see(11, announced(t)); holds(c) {
+				t.Error("it is followed again")
+			}
+		},
+		"it holds before the first list": func(t *testing.T, c *handoverCase) {
+			if change(c); !holds(c) {
+				t.Error("it holds nobody")
+			}
+		},
+		"its end meanwhile is heard of": func(t *testing.T, c *handoverCase) {
+			c.see(11)
+			change(c)
+			if !c.see(11) {
+				t.Error("the routes are not read")
+			}
+			if c.h.refreshed(c.now); holds(c) {
+				t.Error("it holds after its end")
+			}
+		},
+		"it is not answered": func(t *testing.T, c *handoverCase) {
+			c.h.Respond("service/s1", cluster.HandoverAnswer{ID: "x", Paused: true})
+			change(c)
+			if one, found, _ := c.h.Of("service/s1"); !found || one.Answer.Paused {
+				t.Errorf("%+v, %v", one, found)
+			}
+		},
+		"a shard that is served no more": func(t *testing.T, c *handoverCase) {
+			next := newHandoverCase(t)
+			next.h.serves = func(config.ShardID) bool { return false }
+			next.h.GoOn(c.h)
+			if _, found, _ := next.h.Of("service/s1"); found {
+				t.Error("it is known")
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newHandoverCase(t)
+			c.see(10, announced(t))
+			run(t, c)
+		})
+	}
+}
