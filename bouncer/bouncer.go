@@ -225,6 +225,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	}
 	b.table.Restore(saved.Routes)
 	b.state.session, b.state.pauses, b.state.strangers, b.state.due, b.state.kept = saved.Session, saved.Pauses, saved.Strangers, saved.Due, !saved.isEmpty()
+	b.state.tried = saved.Strangers
 	b.state.proven.Store(saved.isProven())
 	b.handovers = routes.NewHandovers(c.Keys(), b.table.Serves)
 
@@ -233,6 +234,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	for i, one := range c.Each() {
 		b.processes.all = append(b.processes.all, b.newProcess(i, one, logFor(log, c, one), pool, passes))
 	}
+	b.state.settled = b.processes.notify
 	b.operators = &operatorPauses{
 		pauses: saved.Pauses, keep: b.state.keepPauses, remember: b.state.rememberPauses,
 		releases: make([][]config.ShardID, len(b.processes.all)), changed: b.processes.notify,
@@ -243,7 +245,8 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 		p.reconciler.proven, p.reconciler.prove = b.state.proven.Load, b.state.rememberProof
 		file := p.config.PgBouncer.Config
 		p.reconciler.strangers = saved.Strangers[file]
-		p.reconciler.keepStrangers = func(names []string, atOnce bool) { b.state.keepStrangers(file, names, atOnce) }
+		p.reconciler.keepStrangers = func(names []string) { b.state.keepStrangers(file, names) }
+		p.reconciler.strangerKept = func(name string) bool { return b.state.strangerKept(file, name) }
 	}
 	for id, p := range saved.Pauses {
 		log.Warn().Str("shard", string(id)).Str("by", p.By).Time("since", p.Since).Msg("still paused by an operator, as before: `lictor bouncer resume` ends it")
@@ -428,6 +431,9 @@ type stateWriter struct {
 	// strangers and due are replaced, never changed.
 	strangers map[string][]string
 	due       []string
+	// tried are the strangers as they are written, or it was tried; settled is called when they are others.
+	tried   map[string][]string
+	settled func()
 }
 
 func (k *stateWriter) notify() {
@@ -441,6 +447,11 @@ func (k *stateWriter) rememberDraining(on bool) {
 	k.mu.Lock()
 	k.draining = on
 	k.mu.Unlock()
+	k.hurry()
+}
+
+// hurry has the state written at once.
+func (k *stateWriter) hurry() {
 	select {
 	case k.urgent <- struct{}{}:
 	default:
@@ -475,10 +486,11 @@ func (k *stateWriter) rememberPauses(pauses map[config.ShardID]OperatorPause) {
 	k.notify()
 }
 
-// keepStrangers writes down, soon or at once, which databases of a PgBouncer somebody else has
-// paused. file is that PgBouncer's.
-func (k *stateWriter) keepStrangers(file string, names []string, atOnce bool) {
+// keepStrangers has it written down which databases of a PgBouncer somebody else has paused: soon, and at
+// once that one is none any more, as the bouncer may have to pause it. file is that PgBouncer's.
+func (k *stateWriter) keepStrangers(file string, names []string) {
 	k.mu.Lock()
+	gone := slices.ContainsFunc(k.strangers[file], func(name string) bool { return !slices.Contains(names, name) })
 	next := map[string][]string{}
 	maps.Copy(next, k.strangers)
 	if next[file] = names; len(names) == 0 {
@@ -486,9 +498,19 @@ func (k *stateWriter) keepStrangers(file string, names []string, atOnce bool) {
 	}
 	k.strangers = next
 	k.mu.Unlock()
-	if !atOnce || k.write() != nil {
-		k.notify() // which says what is wrong, and tries again
+	if gone {
+		k.hurry()
+	} else {
+		k.notify()
 	}
+}
+
+// strangerKept reports whether a database is written down as paused by somebody else, and it was not yet
+// tried to write anything else.
+func (k *stateWriter) strangerKept(file, name string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Contains(k.tried[file], name)
 }
 
 // keepDue writes down whether the command of a further file is to be run, at once where it is.
@@ -556,7 +578,15 @@ func (k *stateWriter) write() error {
 	if k.file == nil {
 		k.file = install.NewConfig(k.config.StateFile)
 	}
-	return s.save(k.file)
+	err := s.save(k.file)
+	k.mu.Lock()
+	changed := !maps.EqualFunc(k.tried, s.Strangers, slices.Equal[[]string])
+	k.tried = s.Strangers
+	k.mu.Unlock()
+	if changed {
+		k.settled()
+	}
+	return err
 }
 
 // keepConfig writes the bouncer's own file down once it is known to be good. It is tried once: where

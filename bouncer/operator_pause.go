@@ -33,12 +33,15 @@ const maxBy = 128
 // before anything waits, and releases of what is held. They know nothing of each other: a
 // hold of the bouncer's own begins and ends beside a pause.
 type operatorPauses struct {
-	// keep writes all pauses down at once; after an error those before stay written.
+	// keep writes all pauses down at once; after an error those before stay written. No pass waits for it.
 	keep func(map[config.ShardID]OperatorPause) error
 	// remember has them written as soon as that can be.
 	remember func(map[config.ShardID]OperatorPause)
 	// changed is called after a change.
 	changed func()
+
+	// setting: one change after another, which is written down before it counts.
+	setting sync.Mutex
 
 	mu     sync.Mutex
 	pauses map[config.ShardID]OperatorPause
@@ -68,12 +71,12 @@ func (e unwrittenError) Unwrap() error { return e.cause }
 // set pauses a shard, or ends its pause with nil. A pause that is there already stays as
 // it is. One that cannot be written down does not begin, but it ends: with unwrittenError.
 func (p *operatorPauses) set(id config.ShardID, pause *OperatorPause) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if _, paused := p.pauses[id]; paused == (pause != nil) {
+	p.setting.Lock()
+	defer p.setting.Unlock()
+	next := p.all()
+	if _, paused := next[id]; paused == (pause != nil) {
 		return nil
 	}
-	next := maps.Clone(p.pauses)
 	if next == nil {
 		next = map[config.ShardID]OperatorPause{}
 	}
@@ -90,7 +93,9 @@ func (p *operatorPauses) set(id config.ShardID, pause *OperatorPause) error {
 		p.remember(next)
 		err = unwrittenError{id, err}
 	}
+	p.mu.Lock()
 	p.pauses = next
+	p.mu.Unlock()
 	p.changed()
 	return err
 }

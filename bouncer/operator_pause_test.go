@@ -3,8 +3,10 @@ package bouncer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -258,4 +260,73 @@ func TestOperatorPauseOfARefusedShard(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A pause is written down before anything waits, which may take as long as the disk likes: the loops, which look
+// at the pauses in each pass, do not wait for that, nor does another shard's failover.
+func TestPauseOfOneShardDelaysNoOther(t *testing.T) {
+	writing, written := make(chan config.ShardID, 2), make(chan error)
+	p := &operatorPauses{
+		keep: func(pauses map[config.ShardID]OperatorPause) error {
+			for id := range pauses {
+				writing <- id
+			}
+			return <-written
+		},
+		releases: make([][]config.ShardID, 1), changed: func() {},
+	}
+	set := make(chan error, 2)
+	go func() { set <- p.set("service/s1", &OperatorPause{By: "alice"}) }()
+	<-writing
+	passed := make(chan map[config.ShardID]OperatorPause, 1)
+	go func() {
+		p.release("service/s2")
+		if ids := p.takeReleases(0); len(ids) != 1 {
+			t.Errorf("releases %v", ids)
+		}
+		passed <- p.all()
+	}()
+	select {
+	case pauses := <-passed:
+		if len(pauses) > 0 {
+			t.Errorf("%v stands before it is written down", pauses)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a pass waits for the disk")
+	}
+	go func() { set <- p.set("service/s2", &OperatorPause{By: "bob"}) }() // it comes after the first, with both
+	written <- nil
+	for range 2 {
+		<-writing
+	}
+	written <- nil
+	for range 2 {
+		if err := <-set; err != nil {
+			t.Error(err)
+		}
+	}
+	if pauses := p.all(); len(pauses) != 2 {
+		t.Errorf("paused is %v", pauses)
+	}
+}
+
+// Databases that somebody else has paused are written down beside the passes. One that was on that list is
+// paused by the bouncer once it is written down, or that was tried, that it is there no more.
+func TestStrangersDelayNoOther(t *testing.T) {
+	writes := make(chan []string, 10)
+	kept := map[string]bool{"a": true}
+	c := &reconciler{
+		strangers: []string{"a", "b"}, keepStrangers: func(names []string) { writes <- names },
+		strangerKept: func(name string) bool { return kept[name] },
+	}
+	if names := c.pausable([]string{"a", "c"}); !slices.Equal(names, []string{"c"}) || !c.unheld {
+		t.Errorf("%v are paused, the others tried again: %v", names, c.unheld)
+	}
+	if names := <-writes; !slices.Equal(names, []string{"b"}) {
+		t.Errorf("written is %v", names)
+	}
+	kept, c.unheld = map[string]bool{}, false
+	if names := c.pausable([]string{"a", "c"}); !slices.Equal(names, []string{"a", "c"}) || c.unheld || len(writes) > 0 {
+		t.Errorf("%v are paused, tried again: %v", names, c.unheld)
+	}
 }

@@ -61,8 +61,10 @@ type reconciler struct {
 	// respond takes the answer to the leader of a handover.
 	respond func(config.ShardID, cluster.HandoverAnswer)
 	deadman *pooler.Deadman
-	// keepStrangers writes strangers down, soon or at once.
-	keepStrangers func(names []string, atOnce bool)
+	// keepStrangers has strangers written down, beside the passes; strangerKept reports whether one
+	// is written down, and it was not tried yet to write that it is none.
+	keepStrangers func(names []string)
+	strangerKept  func(name string) bool
 	// passes is told how long each took.
 	passes prometheus.Observer
 	// number is that of its process.
@@ -403,15 +405,22 @@ func (c *reconciler) noteStrangers(link pooler.LinkState) {
 }
 
 // setStrangers has the databases written down that somebody else has paused, so that the next
-// bouncer does not take them for held. One that is none any more goes out at once, before this
-// bouncer pauses it: the next one would leave its clients waiting.
+// bouncer does not take them for held.
 func (c *reconciler) setStrangers(names []string) {
 	if slices.Equal(names, c.strangers) {
 		return
 	}
-	gone := slices.ContainsFunc(c.strangers, func(name string) bool { return !slices.Contains(names, name) })
 	c.strangers = names
-	c.keepStrangers(names, gone)
+	c.keepStrangers(names)
+}
+
+// pausable are those of databases that may be paused now. One that somebody else had paused is written
+// down as that for a moment longer: the next bouncer would leave its clients waiting. The others do not wait for it.
+func (c *reconciler) pausable(names []string) []string {
+	c.setStrangers(slices.DeleteFunc(slices.Clone(c.strangers), func(name string) bool { return slices.Contains(names, name) }))
+	now := slices.DeleteFunc(slices.Clone(names), c.strangerKept)
+	c.unheld = c.unheld || len(now) < len(names)
+	return now
 }
 
 // apply makes file and PgBouncer say what is known. What cannot be rendered, or was

@@ -82,7 +82,7 @@ func (c *reconciler) hold(ctx context.Context, link pooler.LinkState, views []*s
 	if link.Up {
 		names = append(names, slices.DeleteFunc(c.pausedElsewhere(views), func(name string) bool { d, exists := c.standing[name]; return !exists || d.Paused })...)
 	}
-	if len(names) > 0 {
+	if names = c.pausable(names); len(names) > 0 {
 		c.pause(ctx, names)
 	}
 }
@@ -117,7 +117,6 @@ func (c *reconciler) pausedElsewhere(views []*shard) []string {
 // pause makes the clients of databases wait, and looks whether they do: queries must not
 // reach a new leader that is not yet a primary.
 func (c *reconciler) pause(ctx context.Context, names []string) {
-	c.setStrangers(slices.DeleteFunc(slices.Clone(c.strangers), func(name string) bool { return slices.Contains(names, name) }))
 	sent := time.Now()
 	for _, name := range names {
 		c.ours[name] = sent
