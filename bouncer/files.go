@@ -46,6 +46,7 @@ const (
 // secret that does not come holds up no failover.
 type fileWriter struct {
 	file      config.File
+	installed *install.Lasting
 	config    config.Config // that of the first process
 	log       zerolog.Logger
 	table     *routes.Table
@@ -80,7 +81,7 @@ func newFileWriters(c config.Config, log zerolog.Logger, b *routes.Table, ps *pr
 	for _, f := range c.Files {
 		writers = append(writers, &fileWriter{
 			commands: rate.NewLimiter(rate.Every(fileEvery), fileBurst), due: len(f.Command) > 0 && slices.Contains(state.due, f.Path), keepDue: state.keepDue,
-			file: f, config: c.Each()[0], log: log.With().Str("file", f.Path).Logger(), table: b, processes: ps, wake: make(chan struct{}, 1),
+			file: f, installed: install.NewLasting(f.Path), config: c.Each()[0], log: log.With().Str("file", f.Path).Logger(), table: b, processes: ps, wake: make(chan struct{}, 1),
 			renderer: render.NewRenderer(c, pool, f.Template), viewer: render.NewViewer(c.Each()[0]),
 		})
 	}
@@ -153,7 +154,7 @@ func (k *fileWriter) apply(ctx context.Context) error {
 		text = pgbouncer.LockLeft(text, installed)
 		k.users = text
 	}
-	written, err := install.Checked(k.file.Path, text, func(path string) error {
+	written, err := k.installed.Checked(text, func(path string) error {
 		err := k.validate(ctx, path, text)
 		if err == nil && len(k.file.Command) > 0 {
 			k.keepDue(k.file.Path, true)

@@ -132,10 +132,7 @@ func (s savedState) save(file *install.Config) error {
 	if err := json.NewEncoder(&text).Encode(s); err != nil {
 		return fmt.Errorf("state file: %w", err)
 	}
-	written, err := file.Put(text.Bytes())
-	if err == nil && written {
-		err = file.Keep()
-	}
+	written, err := file.PutLasting(text.Bytes())
 	if err != nil {
 		return fmt.Errorf("state file: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/install"
 	"github.com/lictor-ha/lictor/bouncer/routes"
@@ -117,4 +118,46 @@ func TestStateIsFound(t *testing.T) {
 	named := several("1.ini")
 	named.StateFile = filepath.Join(dir, "state")
 	check("state_file is set", named, named.StateFile)
+}
+
+// What could not be made to last once is tried again, though it is in place: a power cut would bring an
+// operator's pause back that has ended.
+func TestKeepIsTriedUntilItSucceeds(t *testing.T) {
+	dir := bouncertest.Dir(t)
+	readable := func(is bool) {
+		t.Helper()
+		mode := os.FileMode(0o300) // a file can be put there, and not be synced
+		if is {
+			mode = 0o700
+		}
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	state, good := install.NewConfig(filepath.Join(dir, "state.json")), install.NewConfig(filepath.Join(dir, "pgbouncer.ini"))
+	further := install.NewLasting(filepath.Join(dir, "haproxy.cfg"))
+	for name, keep := range map[string]func() error{
+		"state":          func() error { return savedState{Version: stateVersion, RoutesPrefix: "p"}.save(state) },
+		"last good":      func() error { return good.KeepGood([]byte("[databases]\n")) },
+		"a further file": func() error {
+			_, err := further.Checked([]byte("defaults\n"), func(string) error { return nil })
+			return err
+		},
+	} {
+		readable(false)
+		for i := range 3 {
+			if err := keep(); err == nil {
+				t.Errorf("%s, try %d: it is taken for lasting", name, i+1)
+			}
+		}
+		readable(true)
+		if err := keep(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		readable(false)
+		if err := keep(); err != nil {
+			t.Errorf("%s: what lasts is synced again: %v", name, err)
+		}
+	}
+	readable(true)
 }

@@ -16,6 +16,10 @@ type Config struct {
 	path string
 	// last is what Put has put into place; of those alone who call that.
 	last []byte
+	// lasts: Keep has succeeded since PutLasting has put something into place; of that one's caller alone.
+	lasts bool
+	// good is the last good one; of KeepGood's caller alone.
+	good *Lasting
 	// looked: whether the file that was there is somebody else's; of KeepBefore's caller alone.
 	looked bool
 	// mu: the spare file is made, or takes the place of the file.
@@ -23,7 +27,9 @@ type Config struct {
 }
 
 // NewConfig is the file at path, with a spare one and the last good one beside it.
-func NewConfig(path string) *Config { return &Config{path: path} }
+func NewConfig(path string) *Config {
+	return &Config{path: path, good: NewLasting(lastGood(path))}
+}
 
 // Put is File, but for this: until Keep has returned, or the system has written everything
 // out of its own accord, a power cut may bring the old file back. It never leaves
@@ -71,6 +77,20 @@ func (c *Config) Keep() error {
 	return nil
 }
 
+// PutLasting is Put and then Keep, which is tried until it has succeeded: what was put into place by a call
+// that has failed is not yet what a power cut leaves. It reports whether there was anything to do.
+func (c *Config) PutLasting(text []byte) (written bool, err error) {
+	if written, err = c.Put(text); err != nil || c.lasts && !written {
+		return false, err
+	}
+	c.lasts = false
+	if err := c.Keep(); err != nil {
+		return written, err
+	}
+	c.lasts = true
+	return true, nil
+}
+
 // KeepSpare has room for a next text like this one at hand.
 func (c *Config) KeepSpare(text []byte) error {
 	c.mu.Lock()
@@ -110,7 +130,7 @@ func (c *Config) KeepBefore() (kept string, err error) {
 			return nil
 		case err != nil:
 			return err
-		case len(bytes.TrimSpace(text)) == 0 || bytes.HasPrefix(text, []byte(ours)) || exists(c.lastGood()):
+		case len(bytes.TrimSpace(text)) == 0 || bytes.HasPrefix(text, []byte(ours)) || exists(lastGood(c.path)):
 			return nil
 		}
 		// The name goes to the new file, and this one stays with its mode and owner.
@@ -138,11 +158,11 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func (c *Config) lastGood() string { return c.path + ".last-good" }
+func lastGood(path string) string { return path + ".last-good" }
 
 // KeepGood remembers text as the last one that PgBouncer was seen to have taken.
 func (c *Config) KeepGood(text []byte) error {
-	if _, err := File(c.lastGood(), text); err != nil {
+	if _, err := c.good.Checked(text, unchecked); err != nil {
 		return fmt.Errorf("keeping the last good configuration: %w", err)
 	}
 	return nil
@@ -151,7 +171,7 @@ func (c *Config) KeepGood(text []byte) error {
 // Good is the text that KeepGood has remembered, in this run or an earlier one; nil: there
 // is none.
 func (c *Config) Good() ([]byte, error) {
-	place := placeOf(c.lastGood())
+	place := placeOf(lastGood(c.path))
 	var text []byte
 	err := place.as(func() (err error) { text, err = os.ReadFile(place.path); return err })
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -64,10 +64,10 @@ func TestGood(t *testing.T) {
 		}
 	}
 	wantNames(t, dir, "pgbouncer.ini.last-good")
-	if err := os.Remove(c.lastGood()); err != nil {
+	if err := os.Remove(lastGood(c.path)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(c.lastGood(), 0o755); err != nil {
+	if err := os.Mkdir(lastGood(c.path), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Good(); err == nil || !strings.Contains(err.Error(), "last good configuration") {

@@ -26,6 +26,32 @@ func File(path string, text []byte) (written bool, err error) {
 	return Checked(path, text, unchecked)
 }
 
+// Lasting is a file of which one caller writes all texts.
+type Lasting struct {
+	path string
+	// due: the last text is in place, and its name may not last.
+	due bool
+}
+
+// NewLasting is the file at path.
+func NewLasting(path string) *Lasting { return &Lasting{path: path} }
+
+// Checked is the function of that name, but for this: what could be put into place and not be made to last is not
+// taken for done by the next call.
+func (l *Lasting) Checked(text []byte, check func(path string) error) (written bool, err error) {
+	written, err = Checked(l.path, text, check)
+	switch {
+	case written:
+		l.due = err != nil
+	case err == nil && l.due:
+		if err = placeOf(l.path).sync(); err != nil {
+			return false, fmt.Errorf("installing %s: %w", l.path, err)
+		}
+		l.due = false
+	}
+	return written, err
+}
+
 func unchecked(string) error { return nil }
 
 // Checked is File for a file at which check looks before it takes its place:
