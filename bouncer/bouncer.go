@@ -225,7 +225,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	}
 	b.table.Restore(saved.Routes)
 	b.state.session, b.state.pauses, b.state.strangers, b.state.due, b.state.kept = saved.Session, saved.Pauses, saved.Strangers, saved.Due, !saved.isEmpty()
-	b.state.tried = saved.Strangers
+	b.state.tried, b.state.holds = saved.Strangers, map[string]map[config.ShardID]savedHold{}
 	b.state.proven.Store(saved.isProven())
 	b.handovers = routes.NewHandovers(c.Keys(), b.table.Serves)
 
@@ -245,6 +245,10 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 		p.reconciler.proven, p.reconciler.prove = b.state.proven.Load, b.state.rememberProof
 		file := p.config.PgBouncer.Config
 		p.reconciler.strangers = saved.Strangers[file]
+		if held := saved.Holds[file]; len(held) > 0 {
+			b.state.holds[file], p.reconciler.noted, p.reconciler.heldOf = held, held, maps.Clone(held)
+		}
+		p.reconciler.keepHolds = func(holds map[config.ShardID]savedHold) { b.state.keepHolds(file, holds) }
 		p.reconciler.keepStrangers = func(names []string) { b.state.keepStrangers(file, names) }
 		p.reconciler.strangerKept = func(name string) bool { return b.state.strangerKept(file, name) }
 	}
@@ -428,8 +432,9 @@ type stateWriter struct {
 	session  string
 	draining bool
 	pauses   map[config.ShardID]OperatorPause
-	// strangers and due are replaced, never changed.
+	// strangers, holds and due are replaced, never changed.
 	strangers map[string][]string
+	holds     map[string]map[config.ShardID]savedHold
 	due       []string
 	// tried are the strangers as they are written, or it was tried; settled is called when they are others.
 	tried   map[string][]string
@@ -505,6 +510,19 @@ func (k *stateWriter) keepStrangers(file string, names []string) {
 	}
 }
 
+// keepHolds has the holds of a PgBouncer written down. file is that PgBouncer's.
+func (k *stateWriter) keepHolds(file string, holds map[config.ShardID]savedHold) {
+	k.mu.Lock()
+	next := map[string]map[config.ShardID]savedHold{}
+	maps.Copy(next, k.holds)
+	if next[file] = holds; len(holds) == 0 {
+		delete(next, file)
+	}
+	k.holds = next
+	k.mu.Unlock()
+	k.notify()
+}
+
 // strangerKept reports whether a database is written down as paused by somebody else, and it was not yet
 // tried to write anything else.
 func (k *stateWriter) strangerKept(file, name string) bool {
@@ -566,7 +584,7 @@ func (k *stateWriter) write() error {
 	k.writing.Lock()
 	defer k.writing.Unlock()
 	k.mu.Lock()
-	s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Name: k.config.Name, Listen: k.config.Listen, Session: k.session, Draining: k.draining, Pauses: k.pauses, Strangers: k.strangers, Due: k.due}
+	s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Name: k.config.Name, Listen: k.config.Listen, Session: k.session, Draining: k.draining, Pauses: k.pauses, Strangers: k.strangers, Holds: k.holds, Due: k.due}
 	proven := k.proven.Load()
 	s.Proven = &proven
 	s.Routes, _ = k.table.Known()

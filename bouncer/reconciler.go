@@ -65,6 +65,8 @@ type reconciler struct {
 	// is written down, and it was not tried yet to write that it is none.
 	keepStrangers func(names []string)
 	strangerKept  func(name string) bool
+	// keepHolds has holds written down.
+	keepHolds func(map[config.ShardID]savedHold)
 	// passes is told how long each took.
 	passes prometheus.Observer
 	// number is that of its process.
@@ -88,10 +90,13 @@ type reconciler struct {
 	restarted bool
 
 	// Of the goroutine alone:
-	holds   map[config.ShardID]*hold
-	viewer  *render.Viewer
-	checker *render.Checker
-	known   map[config.ShardID]render.ShardRoute
+	holds map[config.ShardID]*hold
+	// heldOf are holds of an earlier bouncer that were not met again yet, noted all as they are
+	// written down.
+	heldOf, noted map[config.ShardID]savedHold
+	viewer        *render.Viewer
+	checker       *render.Checker
+	known         map[config.ShardID]render.ShardRoute
 	// confirmed: Consul has confirmed all that was restored. kept is what was made of the
 	// others; undecided: PgBouncer could not be asked where it leads to.
 	confirmed, undecided bool
@@ -109,7 +114,7 @@ type reconciler struct {
 	ours map[string]time.Time
 	// strangers are the databases that somebody else has paused, on the console, as they
 	// are written down.
-	strangers    []string
+	strangers []string
 	// doubted are the databases that an earlier bouncer has left paused, by where they led at the first
 	// look, until their primary is asked.
 	doubted      map[string]pgbouncer.Address
@@ -154,7 +159,7 @@ func (c *reconciler) goOn(before *reconciler) {
 			h.deadline = latest
 		}
 	}
-	c.holds, c.ours, c.doubted, c.everObserved = before.holds, before.ours, before.doubted, before.everObserved
+	c.holds, c.heldOf, c.ours, c.doubted, c.everObserved = before.holds, before.heldOf, before.ours, before.doubted, before.everObserved
 	c.healthProber.GoOn(before.healthProber)
 }
 
@@ -227,6 +232,7 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	c.endWanted(views)
 	c.hold(ctx, link, views)
 	c.deadman.Set(c.deadlines(views))
+	c.noteHolds()
 	c.answer(ctx, link, views)
 	err := c.apply(ctx, link, known)
 	// A database that PgBouncer did not have before can be held only now.
@@ -235,6 +241,7 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 		err = e
 	}
 	c.deadman.Set(c.deadlines(views))
+	c.noteHolds()
 	if link.Up && len(c.loaded) > 0 {
 		c.connCloser.Look()
 	}
@@ -276,7 +283,7 @@ func (c *reconciler) doubt(known *viewed) {
 
 // forgetHolds lets the holds go of shards that there are no more.
 func (c *reconciler) forgetHolds(views []*shard) {
-	if len(c.holds) == 0 {
+	if len(c.holds) == 0 && len(c.heldOf) == 0 {
 		return
 	}
 	ids := make(map[config.ShardID]bool, len(views))
@@ -284,6 +291,7 @@ func (c *reconciler) forgetHolds(views []*shard) {
 		ids[v.ID] = true
 	}
 	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool { return !ids[id] })
+	maps.DeleteFunc(c.heldOf, func(id config.ShardID, _ savedHold) bool { return !ids[id] })
 }
 
 // views is what is known of the shards, made anew only when that has changed: the

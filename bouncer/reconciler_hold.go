@@ -153,6 +153,9 @@ func (c *reconciler) again(at time.Time) {
 // whatever keeps PgBouncer from that.
 func (c *reconciler) judge(v *shard) *hold {
 	h := c.holds[v.ID]
+	if len(c.heldOf) > 0 && c.leads(v) {
+		delete(c.heldOf, v.ID) // the next one is another hold
+	}
 	// The same for a thousand shards in each pass, so the cheapest question comes first.
 	if h == nil && v.served() && (len(c.ours) == 0 || !c.heldBefore(v)) || c.leads(v) {
 		return nil
@@ -165,8 +168,16 @@ func (c *reconciler) judge(v *shard) *hold {
 	case h == nil:
 		h = &hold{since: now, deadline: now.Add(c.config.MaxHold()), leader: v.Route.Leader.Name}
 		c.holds[v.ID] = h
+		if before, had := c.heldOf[v.ID]; had {
+			delete(c.heldOf, v.ID)
+			if h.goOn(before, now); h.expired {
+				c.log.Warn().Str("shard", string(v.ID)).Str("state", string(v.Route.State)).
+					Msg("PgBouncer does not lead to a primary; clients are not held, hold_timeout was over before the bouncer began")
+				break
+			}
+		}
 		c.log.Info().Str("shard", string(v.ID)).Str("state", string(v.Route.State)).Bool("answers", !v.unhealthy).Str("leader", h.leader).
-			Bool("planned", v.handover != nil).Dur("at_most", c.config.MaxHold()).Msg("holding clients")
+			Bool("planned", v.handover != nil).Dur("at_most", h.deadline.Sub(now)).Msg("holding clients")
 	case h.leader != v.Route.Leader.Name && !v.served() && !h.extended:
 		h.leader, h.deadline, h.expired, h.extended = v.Route.Leader.Name, now.Add(c.config.MaxHold()), false, true
 	case !h.expired && now.After(h.deadline):
@@ -471,6 +482,31 @@ type hold struct {
 	// paused is when PAUSE was last asked for without notice, when logins had
 	// failed maybe.
 	paused time.Time
+}
+
+// goOn makes a hold one that an earlier bouncer began.
+func (h *hold) goOn(before savedHold, now time.Time) {
+	if before.Until.Before(h.deadline) {
+		h.deadline = before.Until
+	}
+	h.leader, h.extended = before.Leader, before.Extended
+	h.expired = before.Over || !now.Before(h.deadline)
+}
+
+// noteHolds has the holds written down, and those of an earlier bouncer that may yet go on.
+func (c *reconciler) noteHolds() {
+	if len(c.holds) == 0 && len(c.noted) == len(c.heldOf) {
+		return
+	}
+	now := make(map[config.ShardID]savedHold, len(c.holds))
+	maps.Copy(now, c.heldOf)
+	for id, h := range c.holds {
+		now[id] = savedHold{Until: h.deadline.Round(0).UTC(), Leader: h.leader, Extended: h.extended, Over: h.expired}
+	}
+	if !maps.Equal(now, c.noted) {
+		c.noted = now
+		c.keepHolds(now)
+	}
 }
 
 // served reports whether the shard has a primary that clients can be sent to.

@@ -38,9 +38,21 @@ type savedState struct {
 	// Strangers are the databases that somebody else has paused, on the console, by
 	// PgBouncer's file.
 	Strangers map[string][]string `json:"strangers,omitempty"`
+	// Holds are those that had not ended by a primary that serves, by PgBouncer's file.
+	Holds map[string]map[config.ShardID]savedHold `json:"holds,omitempty"`
 	// Due are the further files whose command is to be run.
 	Due    []string                        `json:"due,omitempty"`
 	Routes map[config.ShardID]routes.Known `json:"routes"`
+}
+
+// savedHold is a hold as the next bouncer has to know it, so that its clients wait no longer.
+type savedHold struct {
+	// Until is its deadline, by the clock on the wall.
+	Until    time.Time `json:"until"`
+	Leader   string    `json:"leader,omitempty"`
+	Extended bool      `json:"extended,omitempty"`
+	// Over: the dead man's timer has released the clients.
+	Over bool `json:"over,omitempty"`
 }
 
 const stateVersion = 1
@@ -122,7 +134,7 @@ func (s savedState) isProven() bool {
 
 // isEmpty reports whether there is nothing to keep.
 func (s savedState) isEmpty() bool {
-	return len(s.Routes) == 0 && s.Session == "" && !s.Draining && len(s.Pauses) == 0 && len(s.Strangers) == 0 && len(s.Due) == 0
+	return len(s.Routes) == 0 && s.Session == "" && !s.Draining && len(s.Pauses) == 0 && len(s.Strangers) == 0 && len(s.Holds) == 0 && len(s.Due) == 0
 }
 
 // save writes a state file that survives a crash of the host, and has room at hand for the next one on

@@ -137,8 +137,8 @@ func TestKeepIsTriedUntilItSucceeds(t *testing.T) {
 	state, good := install.NewConfig(filepath.Join(dir, "state.json")), install.NewConfig(filepath.Join(dir, "pgbouncer.ini"))
 	further := install.NewLasting(filepath.Join(dir, "haproxy.cfg"))
 	for name, keep := range map[string]func() error{
-		"state":          func() error { return savedState{Version: stateVersion, RoutesPrefix: "p"}.save(state) },
-		"last good":      func() error { return good.KeepGood([]byte("[databases]\n")) },
+		"state":     func() error { return savedState{Version: stateVersion, RoutesPrefix: "p"}.save(state) },
+		"last good": func() error { return good.KeepGood([]byte("[databases]\n")) },
 		"a further file": func() error {
 			_, err := further.Checked([]byte("defaults\n"), func(string) error { return nil })
 			return err

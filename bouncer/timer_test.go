@@ -2,6 +2,7 @@ package bouncer
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -186,6 +187,62 @@ func TestSIGHUPRenewsNoHold(t *testing.T) {
 	}
 	if n := strings.Count(w.log.String(), "holding clients"); n != 1 {
 		t.Errorf("%d holds", n)
+	}
+	// It is over, but not forgotten: the next primary ends it, and the hold after that is a new one.
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	w.put(w.keys.Route(), w.route(1, cluster.RouteDown))
+	w.awaitPaused(true)
+}
+
+// Nor does a restart: a bouncer that falls again and again would hold clients for ever.
+func TestRestartRenewsNoHold(t *testing.T) {
+	t.Parallel() // it waits
+	w := newWorld(t, func(c *config.Config) { c.HoldTimeout = 4 })
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	stop := w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	client := w.connect("s1")
+	w.put(w.keys.Route(), w.route(0, cluster.RouteDown))
+	w.awaitPaused(true)
+	restart := func() {
+		t.Helper()
+		stop()
+		looked := strings.Count(w.log.String(), "RELOAD done")
+		stop = w.bouncer()
+		w.await("the bouncer's first RELOAD", func() error {
+			if strings.Count(w.log.String(), "RELOAD done") == looked {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+	}
+	answer := make(chan error, 1)
+	go func() {
+		_, err := w.ask(w.ctx, client)
+		answer <- err
+	}()
+	for waits := true; waits; {
+		select {
+		case err := <-answer: // by the timer
+			if waits = false; err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(time.Second):
+			restart()
+		}
+	}
+	// The end of it is written down soon.
+	w.await("the hold that is over", func() error {
+		s, err := loadState(w.config.StateFile, w.config.RoutesPrefix)
+		if one := s.Holds[w.config.PgBouncer.Config]["service/s1"]; err == nil && !one.Over {
+			err = fmt.Errorf("%+v", s.Holds)
+		}
+		return err
+	})
+	if restart(); w.paused() {
+		t.Error("the hold began anew")
 	}
 	// It is over, but not forgotten: the next primary ends it, and the hold after that is a new one.
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
