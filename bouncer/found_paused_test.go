@@ -16,8 +16,8 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 )
 
-// A bouncer that begins, anew or with another configuration, does not know why an earlier one held clients:
-// they are not sent to a primary that is dead or none any more, though Consul still says that it leads.
+// A bouncer that starts does not know why an earlier one held clients: they are not sent to a primary that is dead
+// or none any more, though Consul still says that it leads. Nor are they by another configuration.
 func TestRestartKeepsClientsOfDeadPrimaryWaiting(t *testing.T) {
 	bouncertest.NeedInHotStandby(t)
 	for _, event := range []string{"restart", "SIGHUP"} {
