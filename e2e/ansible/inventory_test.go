@@ -32,6 +32,9 @@ func TestWrongInventoriesAreTold(t *testing.T) {
 		"a page for everybody, with other settings": {"db1", "orders", "lictor_bouncer_web shows all shards to everybody", 1, map[string]any{
 			"lictor_bouncer_web": "yes", "lictor_bouncer_extra": map[string]any{"verify_client": "none", "allowlist": []string{}},
 		}},
+		"a certificate drains": {"db1", "orders", "verify_client without authentication in lictor_bouncer_extra", 1, map[string]any{
+			"lictor_bouncer_extra": map[string]any{"verify_client": "optional", "web_authentication": map[string]any{"username": "a", "password": "b"}},
+		}},
 		"a page with a login, and capitals": {"DB1", "orders", "host DB1: names of hosts in the inventory may", 1, map[string]any{
 			"lictor_bouncer_web": true, "lictor_bouncer_extra": map[string]any{"web_authentication": map[string]any{"username": "a", "password": "b"}},
 		}},
