@@ -178,7 +178,7 @@ func (c *dynamicConfig) askAgain(unasked func() bool) {
 		return
 	}
 	c.asking = true
-	c.runner.afterwards(c.m.Dynamic.LoopWait, func() {
+	c.afterwards(c.m.Dynamic.LoopWait, func() {
 		c.asking = false
 		c.rewrite = c.rewrite || c.m.PG.Running && unasked()
 	})
