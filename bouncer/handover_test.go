@@ -543,3 +543,27 @@ func TestBusyIsToldInTime(t *testing.T) {
 		t.Errorf("after %s the answer is %d %+v", took, code, answer)
 	}
 }
+
+// A handover of a shard that has no route, and so no clients to hold, costs no passes once its deadline is over.
+func TestHandoverThatNobodyHoldsCostsNothing(t *testing.T) {
+	t.Parallel() // it waits
+	w := newWorld(t, nil)
+	w.manager.every = time.Hour
+	other := cluster.NewKeys("", "s2", w.config.RoutesPrefix)
+	w.put(other.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.await("the other shard is served", func() error {
+		s, err := w.status()
+		if err == nil && s.Shards["service/s2"].VerifiedAt == nil {
+			err = fmt.Errorf("%+v", s)
+		}
+		return err
+	})
+	w.announce("nobody", time.Millisecond)
+	before := w.manager.alive.Load()
+	time.Sleep(2 * time.Second) // what is counted is what happens meanwhile
+	if n := w.manager.alive.Load() - before; n > 100 {
+		t.Errorf("%d passes in two seconds", n)
+	}
+}

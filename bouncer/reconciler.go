@@ -255,7 +255,7 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	c.holding.Store(len(c.holds) > 0)
 	c.publish(views, known.left)
 	c.report(link, views, err)
-	return c.next(link)
+	return c.next(link, views)
 }
 
 // doubt has the primaries asked to which clients led that an earlier bouncer has left waiting, perhaps as they
@@ -636,7 +636,7 @@ func (c *reconciler) scheduleRetry(err error) {
 }
 
 // next is the time until the next pass if nothing happens.
-func (c *reconciler) next(link pooler.LinkState) time.Duration {
+func (c *reconciler) next(link pooler.LinkState, views []*shard) time.Duration {
 	now := time.Now()
 	at := now.Add(time.Hour)
 	sooner := func(t time.Time) {
@@ -658,7 +658,11 @@ func (c *reconciler) next(link pooler.LinkState) time.Duration {
 	}
 	sooner(c.soon)
 	sooner(c.retryAt)
-	sooner(c.handovers.Until())
+	for _, v := range views { // of a shard without clients nobody waits for the end
+		if v.handover != nil {
+			sooner(c.handovers.Until(v.ID))
+		}
+	}
 	sooner(c.handovers.Unknown())
 	if c.counting > 0 {
 		sooner(now.Add(c.counting))

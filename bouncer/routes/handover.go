@@ -292,16 +292,15 @@ func (h *Handovers) Holds(id config.ShardID, route cluster.Route, index uint64) 
 	return &value
 }
 
-// Until is when the first of those that hold clients gives up; zero: none does.
-func (h *Handovers) Until() (first time.Time) {
+// Until is when the handover that holds a shard's clients gives up; zero: none holds them.
+func (h *Handovers) Until(id config.ShardID) time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, one := range h.all {
-		if at := one.seen.Add(one.value.Deadline()); !one.over && (first.IsZero() || at.Before(first)) {
-			first = at
-		}
+	one := h.all[id]
+	if one == nil || one.over {
+		return time.Time{}
 	}
-	return first
+	return one.seen.Add(one.value.Deadline())
 }
 
 // Respond notes how a handover stands here, and tells those who wait for it.
