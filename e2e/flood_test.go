@@ -133,6 +133,7 @@ func TestStrangers(t *testing.T) {
 	t.Run("a forged bouncer", func(t *testing.T) {
 		ctx := within(t)
 		leader := got(s.AwaitHealthy(ctx))(t)
+		must(t, s.AwaitSync(ctx)) // whose session has just been made anew
 		var mu sync.Mutex
 		heard := map[string]bool{}
 		forged := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
