@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/templates"
@@ -158,30 +160,9 @@ func TestSIGHUPRenewsNoHold(t *testing.T) {
 	w.awaitPaused(true)
 	change := func() {
 		t.Helper()
-		looked := strings.Count(w.log.String(), "RELOAD done")
-		w.changes <- w.config
-		w.await("the configuration being in place", func() error {
-			if strings.Count(w.log.String(), "RELOAD done") == looked {
-				return errors.New("not yet")
-			}
-			return nil
-		})
+		w.reloadedBy(func() { w.changes <- w.config })
 	}
-	answer := make(chan error, 1)
-	go func() {
-		_, err := w.ask(w.ctx, client)
-		answer <- err
-	}()
-	for waits := true; waits; {
-		select {
-		case err := <-answer: // by the timer
-			if waits = false; err != nil {
-				t.Fatal(err)
-			}
-		case <-time.After(time.Second):
-			change()
-		}
-	}
+	w.askWhile(client, change)
 	if change(); w.paused() {
 		t.Error("the hold began anew")
 	}
@@ -193,6 +174,40 @@ func TestSIGHUPRenewsNoHold(t *testing.T) {
 	w.awaitLeader(1)
 	w.put(w.keys.Route(), w.route(1, cluster.RouteDown))
 	w.awaitPaused(true)
+}
+
+// reloadedBy has something done after which the bouncer has PgBouncer reload, and waits for that.
+func (w *world) reloadedBy(do func()) {
+	w.t.Helper()
+	looked := strings.Count(w.log.String(), "RELOAD done")
+	do()
+	w.await("a RELOAD", func() error {
+		if strings.Count(w.log.String(), "RELOAD done") == looked {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+}
+
+// askWhile asks for a row that the timer has to release, with something done each second until then.
+func (w *world) askWhile(client *pgconn.PgConn, do func()) {
+	w.t.Helper()
+	answer := make(chan error, 1)
+	go func() {
+		_, err := w.ask(w.ctx, client)
+		answer <- err
+	}()
+	for {
+		select {
+		case err := <-answer:
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			return
+		case <-time.After(time.Second):
+			do()
+		}
+	}
 }
 
 // Nor does a restart: a bouncer that falls again and again would hold clients for ever.
@@ -209,30 +224,9 @@ func TestRestartRenewsNoHold(t *testing.T) {
 	restart := func() {
 		t.Helper()
 		stop()
-		looked := strings.Count(w.log.String(), "RELOAD done")
-		stop = w.bouncer()
-		w.await("the bouncer's first RELOAD", func() error {
-			if strings.Count(w.log.String(), "RELOAD done") == looked {
-				return errors.New("not yet")
-			}
-			return nil
-		})
+		w.reloadedBy(func() { stop = w.bouncer() })
 	}
-	answer := make(chan error, 1)
-	go func() {
-		_, err := w.ask(w.ctx, client)
-		answer <- err
-	}()
-	for waits := true; waits; {
-		select {
-		case err := <-answer: // by the timer
-			if waits = false; err != nil {
-				t.Fatal(err)
-			}
-		case <-time.After(time.Second):
-			restart()
-		}
-	}
+	w.askWhile(client, restart)
 	// The end of it is written down soon.
 	w.await("the hold that is over", func() error {
 		s, err := loadState(w.config.StateFile, w.config.RoutesPrefix)
